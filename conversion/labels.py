@@ -1,0 +1,53 @@
+"""Label names of the data sets that released checkpoints were trained on, or of a file."""
+
+import json
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+
+# data set -> its file in the hub's data set huggingface/label-files
+LABEL_FILES = {
+    "kinetics-400": "kinetics400-id2label.json",
+    "something-something-v2": "something-something-v2-id2label.json",
+    "imagenet-1k": "imagenet-1k-id2label.json",
+}
+
+
+def load_labels(source: str, num_labels: int) -> dict[int, str]:
+    """Label names by class id.
+
+    Args:
+        source: a key of `LABEL_FILES`, looked up on the hub (offline: in torchvision, which lacks Something-Something); or a
+            file, JSON (a list, or an object from id to name) or text with one name a line.
+        num_labels: how many there must be.
+
+    Raises:
+        ValueError: if there is no such file, the hub is out of reach, or the number of names is wrong.
+    """
+    if source in LABEL_FILES:
+        names = _data_set_labels(source)
+    elif Path(source).is_file():
+        text = Path(source).read_text(encoding="utf-8")
+        names = json.loads(text) if source.endswith(".json") else text.splitlines()
+    else:
+        raise ValueError(f"No such label file: {source}. Give a file, or one of: {', '.join(LABEL_FILES)}.")
+    id2label = {int(i): name for i, name in (names.items() if isinstance(names, dict) else enumerate(names))}
+    if sorted(id2label) != list(range(num_labels)):
+        raise ValueError(f"{source} names {len(id2label)} labels, the checkpoint's head has {num_labels}.")
+    return id2label
+
+
+def _data_set_labels(data_set: str) -> dict[str, str] | list[str]:
+    try:
+        path = hf_hub_download("huggingface/label-files", LABEL_FILES[data_set], repo_type="dataset")
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        from torchvision.models import ResNet50_Weights
+        from torchvision.models.video import MViT_V2_S_Weights
+
+        offline = {"kinetics-400": MViT_V2_S_Weights.KINETICS400_V1, "imagenet-1k": ResNet50_Weights.IMAGENET1K_V2}
+        if data_set in offline:
+            return offline[data_set].meta["categories"]
+        raise ValueError(f"The labels of {data_set} are on the hub only, which is out of reach: give --labels FILE.") from error

@@ -1,0 +1,186 @@
+"""The layout of official VideoMamba checkpoints: reading a file, telling the architecture from its tensors, renaming them.
+
+Official names live in this folder only. Source: OpenGVLab/VideoMamba, `video_sm/models/videomamba.py`,
+`image_sm/models/videomamba.py`, and `video_sm/run_class_finetuning.py` for what its loader does to a file.
+"""
+
+import argparse
+import math
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from modeling_videomamba import VideoMambaConfig
+
+
+# official name -> ours, in the order of the model; `_b` marks what belongs to the backward direction
+RENAMES = [
+    (r"cls_token", "videomamba.embeddings.cls_token"),
+    (r"pos_embed", "videomamba.embeddings.position_embeddings"),
+    (r"temporal_pos_embedding", "videomamba.embeddings.temporal_position_embeddings"),
+    (r"patch_embed\.proj\.(weight|bias)", r"videomamba.embeddings.patch_embeddings.projection.\1"),
+    (r"layers\.(\d+)\.norm\.(weight|bias)", r"videomamba.layers.\1.norm.\2"),
+    (r"layers\.(\d+)\.mixer\.(in_proj|out_proj)\.(weight|bias)", r"videomamba.layers.\1.mixer.\2.\3"),
+    (r"layers\.(\d+)\.mixer\.(A_log|D)", r"videomamba.layers.\1.mixer.forward_scan.\2"),
+    (r"layers\.(\d+)\.mixer\.A_b_log", r"videomamba.layers.\1.mixer.backward_scan.A_log"),
+    (r"layers\.(\d+)\.mixer\.D_b", r"videomamba.layers.\1.mixer.backward_scan.D"),
+    (
+        r"layers\.(\d+)\.mixer\.(conv1d|x_proj|dt_proj)\.(weight|bias)",
+        r"videomamba.layers.\1.mixer.forward_scan.\2.\3",
+    ),
+    (
+        r"layers\.(\d+)\.mixer\.(conv1d|x_proj|dt_proj)_b\.(weight|bias)",
+        r"videomamba.layers.\1.mixer.backward_scan.\2.\3",
+    ),
+    (r"norm_f\.(weight|bias)", r"videomamba.norm.\1"),
+    (r"norm\.(weight|bias)", r"videomamba.norm.\1"),  # its name in masked pretraining
+    (r"head\.(weight|bias)", r"classifier.\1"),
+]
+
+# Parts of training that a classifier has no use for: the decoder of masked pretraining, the head of self-distillation.
+TRAINING_ONLY = re.compile(r"(clip_decoder|distill_head)\.")
+
+
+class CheckpointError(ValueError):
+    """A file that is not what it should be; the message names the offending key or value."""
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of an official checkpoint by official name.
+
+    Takes `.safetensors`, or a `.pth` that holds a bare state dict, one under "model" or "module", or a whole training loop.
+    Nothing in a `.pth` is executed: only tensors, containers and the `argparse.Namespace` that the official training loop
+    stores are unpickled. Prefixes `backbone.` and `encoder.` are stripped.
+
+    Raises:
+        CheckpointError: if the file is no checkpoint, or would execute code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"No such checkpoint file: {path}")
+    try:
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
+        raise CheckpointError(f"Refused to load {path}: it holds more than tensors ({reason}). Nothing was run.") from error
+    except Exception as error:  # safetensors, zip and torch raise errors of their own for a damaged file
+        raise CheckpointError(f"{path} is no readable checkpoint ({type(error).__name__}: {error})") from error
+    if isinstance(content, dict):
+        content = content.get("model", content.get("module", content))
+    if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise CheckpointError(f"{path} holds no state dict, neither at the top nor under 'model' or 'module'.")
+    return {re.sub(r"^(backbone|encoder)\.", "", name): tensor for name, tensor in content.items()}
+
+
+def infer_config(tensors: dict[str, Tensor], overrides: dict[str, Any]) -> VideoMambaConfig:
+    """The configuration of a checkpoint, read off its tensors.
+
+    `overrides` gives the fields that no tensor tells, by the names of [`VideoMambaConfig`]: a non-square `image_size`, a
+    `patch_stride` smaller than the patch, `layer_norm_eps`, `drop_path_rate`.
+
+    Raises:
+        CheckpointError: if these are not the tensors of a VideoMamba model, or an override contradicts them.
+    """
+    required = ("cls_token", "pos_embed", "patch_embed.proj.weight", "layers.0.norm.weight", "layers.0.mixer.A_log")
+    if missing := [name for name in required if name not in tensors]:
+        raise CheckpointError(f"Not a VideoMamba checkpoint: it lacks {', '.join(missing)}.")
+    mixer = {name.removeprefix("layers.0.mixer."): x for name, x in tensors.items() if name.startswith("layers.0.mixer.")}
+    patches = tensors["patch_embed.proj.weight"]  # (hidden, channels, [tubelet,] patch, patch)
+    hidden_size = patches.shape[0]
+    intermediate_size, state_size = mixer["A_log"].shape
+    read = {
+        "hidden_size": hidden_size,
+        "num_hidden_layers": 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("layers.")),
+        "num_channels": patches.shape[1],
+        "patch_size": patches.shape[-1],
+        "tubelet_size": patches.shape[2] if patches.ndim == 5 else 1,
+        "num_frames": None,
+        "state_size": state_size,
+        "expand": intermediate_size // hidden_size,
+        "conv_kernel": mixer["conv1d.weight"].shape[-1],
+        "time_step_rank": mixer["dt_proj.weight"].shape[1],
+        "bidirectional": "A_b_log" in mixer,
+        "rms_norm": "layers.0.norm.bias" not in tensors,
+        "use_bias": "in_proj.bias" in mixer,
+        "use_conv_bias": "conv1d.bias" in mixer,
+    }
+    if patches.ndim == 5:
+        if "temporal_pos_embedding" not in tensors:
+            raise CheckpointError("A video checkpoint (its patch kernel is 3-D) must have a temporal_pos_embedding.")
+        read["num_frames"] = tensors["temporal_pos_embedding"].shape[1] * read["tubelet_size"]
+    if "head.weight" in tensors:
+        read["num_labels"] = tensors["head.weight"].shape[0]
+    for name, value in overrides.items():
+        if name not in VideoMambaConfig.__dataclass_fields__:
+            raise CheckpointError(f"--set {name}: VideoMambaConfig has no such field.")
+        if name in read and read[name] != value:
+            raise CheckpointError(f"--set {name}={value} contradicts the checkpoint, whose tensors say {read[name]}.")
+
+    num_patches = tensors["pos_embed"].shape[1] - 1
+    stride = overrides.get("patch_stride", read["patch_size"])
+    side = math.isqrt(num_patches)
+    read["image_size"] = overrides.get("image_size", (side - 1) * stride + read["patch_size"])
+    config = VideoMambaConfig(**(read | overrides))
+    rows, columns = config.grid_size
+    if rows * columns != num_patches:
+        raise CheckpointError(
+            f"pos_embed holds {num_patches} patches, image_size {config.image_size} makes {rows} x {columns}: give the size "
+            "that the model was trained at, e.g. --set 'image_size=[224,320]'."
+        )
+    return config
+
+
+def rename(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors by our names (a 2-D patch kernel as a 3-D one of depth 1), and the names left out as training-only.
+
+    Raises:
+        CheckpointError: for a name that no VideoMamba model has.
+    """
+    renamed, left_out, unexpected = {}, [], []
+    for name, tensor in tensors.items():
+        for pattern, ours in RENAMES:
+            if match := re.fullmatch(pattern, name):
+                if name == "patch_embed.proj.weight" and tensor.ndim == 4:
+                    tensor = tensor.unsqueeze(2)  # (hidden, channels, 1, patch, patch)
+                renamed[match.expand(ours)] = tensor
+                break
+        else:
+            (left_out if TRAINING_ONLY.match(name) else unexpected).append(name)
+    if unexpected:
+        raise CheckpointError(f"Unexpected keys in the checkpoint: {', '.join(unexpected)}")
+    return renamed, left_out
+
+
+def check_against(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+    """Raises `CheckpointError` unless `tensors` has exactly the names and shapes of `expected`."""
+    problems = [f"missing {name}" for name in expected.keys() - tensors.keys()]
+    problems += [f"unexpected {name}" for name in tensors.keys() - expected.keys()]
+    problems += [
+        f"{name} has shape {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected.keys() & tensors.keys()
+        if tensors[name].shape != expected[name].shape
+    ]
+    if problems:
+        raise CheckpointError("The checkpoint does not fit the model: " + "; ".join(sorted(problems)))
+
+
+def inflate(kernel: Tensor, tubelet_size: int, how: str) -> Tensor:
+    """A 2-D patch kernel `(hidden, channels, 1, patch, patch)` as one that spans `tubelet_size` frames.
+
+    `how`: "center" puts it on the middle frame and zeros elsewhere, as the reference does; "mean" spreads it evenly.
+    """
+    if how == "mean":
+        return kernel.expand(-1, -1, tubelet_size, -1, -1) / tubelet_size
+    inflated = kernel.new_zeros(*kernel.shape[:2], tubelet_size, *kernel.shape[3:])
+    inflated[:, :, tubelet_size // 2] = kernel[:, :, 0]
+    return inflated

@@ -1,0 +1,50 @@
+"""VideoMamba for transformers.
+
+Importing this package registers the model with transformers' Auto classes and pipelines. Models saved from it carry its code, so
+that they load elsewhere with `trust_remote_code=True`, without this package.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForVideoClassification,
+    AutoVideoProcessor,
+)
+
+from .configuration_videomamba import VideoMambaConfig
+from .modeling_videomamba import (
+    VideoMambaForImageClassification,
+    VideoMambaForVideoClassification,
+    VideoMambaModel,
+    VideoMambaPreTrainedModel,
+)
+from .selective_scan import SCAN_IMPLEMENTATIONS, scan_report, selective_scan
+from .video_decoding import decode_video
+from .video_processing_videomamba import VideoMambaVideoProcessor
+
+
+AutoConfig.register(VideoMambaConfig.model_type, VideoMambaConfig)
+AutoModel.register(VideoMambaConfig, VideoMambaModel)
+AutoModelForVideoClassification.register(VideoMambaConfig, VideoMambaForVideoClassification)
+AutoModelForImageClassification.register(VideoMambaConfig, VideoMambaForImageClassification)
+AutoVideoProcessor.register(VideoMambaConfig, VideoMambaVideoProcessor)
+
+VideoMambaConfig.register_for_auto_class()
+VideoMambaModel.register_for_auto_class("AutoModel")
+VideoMambaForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
+VideoMambaForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+VideoMambaVideoProcessor.register_for_auto_class("AutoVideoProcessor")
+
+__all__ = [
+    "SCAN_IMPLEMENTATIONS",
+    "VideoMambaConfig",
+    "VideoMambaForImageClassification",
+    "VideoMambaForVideoClassification",
+    "VideoMambaModel",
+    "VideoMambaPreTrainedModel",
+    "VideoMambaVideoProcessor",
+    "decode_video",
+    "scan_report",
+    "selective_scan",
+]

@@ -1,0 +1,199 @@
+"""VideoMamba model configuration."""
+
+import math
+from typing import Literal, Self
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+
+
+ScanOrder = Literal[
+    "spatial_first",
+    "temporal_first",
+    "spatiotemporal_v1",
+    "spatiotemporal_v2",
+    "half_spatial_half_temporal",
+    "half_temporal_half_spatial",
+    "alternating",
+]
+
+
+@strict
+class VideoMambaConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`VideoMambaModel`]. The defaults are those of VideoMamba-M with 16 frames at 224 pixels, the
+    architecture of `videomamba-m-k400`. The paper's sizes have a constructor each; every field can be overridden:
+
+    | constructor                   | hidden_size | num_hidden_layers | parameters (16 frames, 400 labels) |
+    |-------------------------------|-------------|-------------------|------------------------------------|
+    | `VideoMambaConfig.tiny()`     | 192         | 24                | 7.0 M                              |
+    | `VideoMambaConfig.small()`    | 384         | 24                | 25.6 M                             |
+    | `VideoMambaConfig.middle()`   | 576         | 32                | 73.9 M                             |
+    | `VideoMambaConfig.base()`     | 768         | 24                | 97.2 M                             |
+
+    Args:
+        image_size (`int` or `(height, width)`, defaults to 224):
+            Frame size in pixels that the position embeddings cover.
+        patch_size (`int`, defaults to 16):
+            Side of a square patch in pixels.
+        patch_stride (`int`, *optional*):
+            Distance between patches in pixels; smaller than `patch_size`, patches overlap. Defaults to `patch_size`.
+        num_channels (`int`, defaults to 3):
+            Channels of a frame.
+        num_frames (`int`, *optional*, defaults to 16):
+            Frames of a clip that the temporal position embeddings cover. `None` makes an image model: one frame, no
+            temporal embeddings. A video model made from an image checkpoint (`from_pretrained(image_model,
+            num_frames=8)`) starts with temporal embeddings of zero, as in the paper.
+        tubelet_size (`int`, defaults to 1):
+            Frames that one patch spans.
+        hidden_size (`int`, defaults to 576):
+            Width of the residual stream.
+        num_hidden_layers (`int`, defaults to 32):
+            Number of blocks.
+        state_size (`int`, defaults to 16):
+            Size of the state that each channel of the scan carries.
+        conv_kernel (`int`, defaults to 4):
+            Width of the causal depthwise convolution before the scan. The CUDA kernels of causal-conv1d take 2 to 4.
+        expand (`int`, defaults to 2):
+            The mixer works on `expand * hidden_size` channels.
+        time_step_rank (`int` or `"auto"`, defaults to `"auto"`):
+            Rank of the projection to the time step delta; `"auto"` is `ceil(hidden_size / 16)`.
+        bidirectional (`bool`, defaults to `True`):
+            Whether a second scan, with its own convolution, projections, A and D, runs from the end to the start. Without
+            it the CLS token, which is first, sees no patch.
+        scan_order (`str`, defaults to `"spatial_first"`):
+            Order in which a block scans the patches (Fig. 7a of the paper; the released models are spatial-first, and the
+            paper tells the others in one sentence and a drawing, so they are our reading of it):
+            `"spatial_first"` frame by frame; `"temporal_first"` position by position, through all frames;
+            `"spatiotemporal_v1"` the forward scan spatial-first and the backward one temporal-first;
+            `"spatiotemporal_v2"` both orders in both directions, the four outputs added, with one set of weights a direction;
+            `"half_spatial_half_temporal"` and `"half_temporal_half_spatial"` the first half of the blocks in one order, the
+            rest in the other; `"alternating"` spatial-first in even blocks and temporal-first in odd ones.
+        rms_norm (`bool`, defaults to `True`):
+            RMSNorm, or LayerNorm if `False`.
+        layer_norm_eps (`float`, defaults to 1e-5):
+            Epsilon of all norms.
+        residual_in_fp32 (`bool`, defaults to `True`):
+            Whether the residual stream stays in fp32 when the weights are of lower precision.
+        use_bias (`bool`, defaults to `False`):
+            Whether the mixer's input and output projections have a bias.
+        use_conv_bias (`bool`, defaults to `True`):
+            Whether the depthwise convolutions have a bias.
+        drop_path_rate (`float`, defaults to 0.0):
+            Stochastic depth: the output of block i is dropped, per sample, with probability
+            `drop_path_rate * i / (num_hidden_layers - 1)`.
+        hidden_dropout_prob (`float`, defaults to 0.0):
+            Dropout after the embeddings.
+        classifier_dropout (`float`, defaults to 0.0):
+            Dropout before the classification head.
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of linear weights and spatial position embeddings at initialisation.
+        scan_implementation (`str`, defaults to `"auto"`):
+            Backend of the selective scan, one of [`SCAN_IMPLEMENTATIONS`] or `"auto"`, which chooses at every call by the
+            tensors' device and what is installed. See [`scan_report`].
+
+    Example:
+
+    ```python
+    >>> from modeling_videomamba import VideoMambaConfig, VideoMambaForVideoClassification
+
+    >>> config = VideoMambaConfig.tiny(num_frames=8, num_labels=174)
+    >>> model = VideoMambaForVideoClassification(config)
+    ```
+    """
+
+    model_type = "videomamba"
+
+    image_size: int | list[int] | tuple[int, int] = 224
+    patch_size: int = 16
+    patch_stride: int | None = None
+    num_channels: int = 3
+    num_frames: int | None = 16
+    tubelet_size: int = 1
+    hidden_size: int = 576
+    num_hidden_layers: int = 32
+    state_size: int = 16
+    conv_kernel: int = 4
+    expand: int = 2
+    time_step_rank: int | Literal["auto"] = "auto"
+    bidirectional: bool = True
+    scan_order: ScanOrder = "spatial_first"
+    rms_norm: bool = True
+    layer_norm_eps: float = 1e-5
+    residual_in_fp32: bool = True
+    use_bias: bool = False
+    use_conv_bias: bool = True
+    drop_path_rate: float | int = 0.0
+    hidden_dropout_prob: float | int = 0.0
+    classifier_dropout: float | int = 0.0
+    initializer_range: float = 0.02
+    scan_implementation: str = "auto"
+
+    def __post_init__(self, **kwargs):
+        if self.time_step_rank == "auto":
+            self.time_step_rank = math.ceil(self.hidden_size / 16)
+        if self.patch_stride is None:
+            self.patch_stride = self.patch_size
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Part of the validation of `@strict`; raises `ValueError` with the offending value."""
+        super().validate_architecture()
+        for name in ("patch_size", "patch_stride", "num_channels", "tubelet_size", "hidden_size", "num_hidden_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        for name in ("state_size", "conv_kernel", "expand", "time_step_rank"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if not isinstance(self.image_size, int) and len(self.image_size) != 2:
+            raise ValueError(f"`image_size` must be an int or (height, width), got {self.image_size}.")
+        if min(self.grid_size) < 1:
+            raise ValueError(f"`image_size` {self.image_size} does not hold one patch of {self.patch_size} pixels.")
+        if self.num_frames is not None and (self.num_frames < 1 or self.num_frames % self.tubelet_size):
+            raise ValueError(
+                f"`num_frames` must be a positive multiple of `tubelet_size` ({self.tubelet_size}), got {self.num_frames}."
+            )
+        for name in ("drop_path_rate", "hidden_dropout_prob", "classifier_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
+        if self.scan_order == "spatiotemporal_v1" and not self.bidirectional:
+            raise ValueError('`scan_order="spatiotemporal_v1"` gives each direction an order: it needs `bidirectional=True`.')
+
+    @property
+    def intermediate_size(self) -> int:
+        """Channels of the mixer."""
+        return self.expand * self.hidden_size
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of patches of a frame of `image_size`."""
+        height, width = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
+        return tuple((side - self.patch_size) // self.patch_stride + 1 for side in (height, width))
+
+    @property
+    def num_temporal_positions(self) -> int:
+        """Temporal positions of a clip of `num_frames`; 1 for an image model."""
+        return 1 if self.num_frames is None else self.num_frames // self.tubelet_size
+
+    @classmethod
+    def tiny(cls, **kwargs) -> Self:
+        """VideoMamba-Ti: 192 channels, 24 blocks."""
+        return cls(**{"hidden_size": 192, "num_hidden_layers": 24, **kwargs})
+
+    @classmethod
+    def small(cls, **kwargs) -> Self:
+        """VideoMamba-S: 384 channels, 24 blocks."""
+        return cls(**{"hidden_size": 384, "num_hidden_layers": 24, **kwargs})
+
+    @classmethod
+    def middle(cls, **kwargs) -> Self:
+        """VideoMamba-M: 576 channels, 32 blocks."""
+        return cls(**{"hidden_size": 576, "num_hidden_layers": 32, **kwargs})
+
+    @classmethod
+    def base(cls, **kwargs) -> Self:
+        """VideoMamba-B: 768 channels, 24 blocks. Released for images only; the paper leaves it out, since it overfits."""
+        return cls(**{"hidden_size": 768, "num_hidden_layers": 24, **kwargs})
+
+
+__all__ = ["VideoMambaConfig"]

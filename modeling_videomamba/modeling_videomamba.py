@@ -1,0 +1,510 @@
+"""VideoMamba (arXiv 2403.06977): a video model that mixes tokens with a bidirectional selective scan instead of attention.
+
+Read from top to bottom like Fig. 3 of the paper: patches and position embeddings, one direction of the scan, the mixer that
+joins two directions, the block, the model, the heads.
+"""
+
+import math
+import os
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_utils import PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
+)
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_videomamba import VideoMambaConfig
+from .selective_scan import ScanInputs, check_scan_implementation, choose_scan_implementation, scan_directions
+
+
+def interpolate_spatial(position_embeddings: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+    """Bicubic resize (corners not aligned) of spatial position embeddings, the CLS one kept.
+
+    Args:
+        position_embeddings (`Tensor` of shape `(1, 1 + rows * columns, hidden_size)`)
+        grid, new_grid: rows and columns, before and after.
+    """
+    if grid == new_grid:
+        return position_embeddings
+    cls, patches = position_embeddings[:, :1], position_embeddings[:, 1:]
+    patches = patches.unflatten(1, grid).permute(0, 3, 1, 2)  # (1, hidden, rows, columns)
+    patches = F.interpolate(patches.float(), size=new_grid, mode="bicubic", align_corners=False)
+    patches = patches.flatten(2).transpose(1, 2)  # (1, new rows * new columns, hidden)
+    return torch.cat((cls, patches.to(cls.dtype)), dim=1)
+
+
+def interpolate_temporal(position_embeddings: Tensor, length: int) -> Tensor:
+    """Linear resize (corners not aligned) of temporal position embeddings `(1, positions, hidden_size)` to `length`."""
+    if position_embeddings.shape[1] == length:
+        return position_embeddings
+    resized = F.interpolate(position_embeddings.float().mT, size=length, mode="linear", align_corners=False)
+    return resized.mT.to(position_embeddings.dtype)  # (1, length, hidden)
+
+
+class VideoMambaPatchEmbeddings(nn.Module):
+    """Cuts a clip into tubelets of `tubelet_size` frames by `patch_size` x `patch_size` pixels and projects each."""
+
+    def __init__(self, config: VideoMambaConfig):
+        super().__init__()
+        self.projection = nn.Conv3d(
+            config.num_channels,
+            config.hidden_size,
+            kernel_size=(config.tubelet_size, config.patch_size, config.patch_size),
+            stride=(config.tubelet_size, config.patch_stride, config.patch_stride),
+        )
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        pixel_values = pixel_values.transpose(1, 2).to(self.projection.weight.dtype)  # (batch, channels, frames, h, w)
+        return self.projection(pixel_values).permute(0, 2, 3, 4, 1)  # (batch, positions, rows, columns, hidden)
+
+
+class VideoMambaEmbeddings(nn.Module):
+    """Tokens of a clip: CLS first, then the patches frame by frame, row by row.
+
+    CLS and patches get a spatial position embedding; patches get a temporal one as well, unless it is an image model.
+    """
+
+    def __init__(self, config: VideoMambaConfig):
+        super().__init__()
+        self.config = config
+        rows, columns = config.grid_size
+        self.patch_embeddings = VideoMambaPatchEmbeddings(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + rows * columns, config.hidden_size))
+        self.temporal_position_embeddings = None
+        if config.num_frames is not None:
+            self.temporal_position_embeddings = nn.Parameter(
+                torch.zeros(1, config.num_temporal_positions, config.hidden_size)
+            )
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> tuple[Tensor, tuple[int, int]]:
+        """Returns the tokens `(batch, 1 + positions * patches, hidden)` and `(positions, patches per position)`."""
+        self._check(pixel_values, interpolate_pos_encoding)
+        patches = self.patch_embeddings(pixel_values)
+        batch, positions, rows, columns, hidden = patches.shape
+        space = interpolate_spatial(self.position_embeddings, self.config.grid_size, (rows, columns))
+        patches = patches.flatten(2, 3) + space[:, None, 1:]  # (batch, positions, patches, hidden)
+        if self.temporal_position_embeddings is not None:
+            patches = patches + interpolate_temporal(self.temporal_position_embeddings, positions)[:, :, None]
+        cls = (self.cls_token + space[:, :1]).expand(batch, -1, -1)
+        tokens = torch.cat((cls, patches.flatten(1, 2)), dim=1)  # (batch, 1 + positions * patches, hidden)
+        return self.dropout(tokens), (positions, rows * columns)
+
+    def _check(self, pixel_values: Tensor, interpolate_pos_encoding: bool) -> None:
+        config = self.config
+        if pixel_values.ndim != 5 or pixel_values.shape[2] != config.num_channels:
+            raise ValueError(
+                f"`pixel_values` must have shape (batch, num_frames, {config.num_channels}, height, width), "
+                f"got {tuple(pixel_values.shape)}."
+            )
+        _, frames, _, height, width = pixel_values.shape
+        if frames % config.tubelet_size:
+            raise ValueError(f"The number of frames must be a multiple of {config.tubelet_size} (a tubelet), got {frames}.")
+        if config.num_frames is None and frames != config.tubelet_size:
+            raise ValueError(
+                f"This is an image model: it takes {config.tubelet_size} frame, got {frames}. To start a video model from "
+                f"it, load it with `from_pretrained(..., num_frames={frames})`."
+            )
+        image_size = (config.image_size,) * 2 if isinstance(config.image_size, int) else tuple(config.image_size)
+        if interpolate_pos_encoding:
+            for side in (height, width):
+                if side < config.patch_size or (side - config.patch_size) % config.patch_stride:
+                    raise ValueError(
+                        f"Frames of {height} x {width} pixels cannot be cut into patches of {config.patch_size} pixels "
+                        f"every {config.patch_stride} pixels: both sides must be {config.patch_size} plus a multiple of "
+                        f"{config.patch_stride}."
+                    )
+        elif (height, width) != image_size or frames != (config.num_frames or config.tubelet_size):
+            raise ValueError(
+                f"The position embeddings cover {config.num_frames or config.tubelet_size} frames of "
+                f"{image_size[0]} x {image_size[1]} pixels, got {frames} of {height} x {width}. Pass "
+                "`interpolate_pos_encoding=True` to interpolate them, or `model.resize_position_embeddings(...)` to do so once."
+            )
+
+
+class VideoMambaCausalConv1d(nn.Conv1d):
+    """Depthwise causal convolution over the tokens, then SiLU. Reversed, it looks at later tokens instead of earlier ones."""
+
+    def __init__(self, config: VideoMambaConfig):
+        channels = config.intermediate_size
+        super().__init__(channels, channels, config.conv_kernel, groups=channels, bias=config.use_conv_bias)
+        self.scan_implementation = config.scan_implementation
+
+    def forward(self, hidden_states: Tensor, reverse: bool) -> Tensor:  # both (batch, length, channels)
+        if choose_scan_implementation(self.scan_implementation, hidden_states.device) == "mamba_ssm":
+            try:
+                from causal_conv1d import causal_conv1d_fn
+            except ImportError:
+                pass  # optional beside mamba_ssm
+            else:
+                x = hidden_states.flip(1) if reverse else hidden_states
+                x = causal_conv1d_fn(
+                    x=x.transpose(1, 2), weight=self.weight[:, 0], bias=self.bias, activation="silu"
+                ).transpose(1, 2)
+                return x.flip(1) if reverse else x
+        # As a 2-D convolution of one row, channels last: 30 times faster on CPU than a 1-D one, and nothing is transposed.
+        # Padded on both sides, its first `length` outputs are causal; with the kernel mirrored, its last ones are anticausal.
+        weight = (self.weight.flip(-1) if reverse else self.weight)[:, :, None]  # (channels, 1, 1, kernel)
+        length, padding = hidden_states.shape[1], self.kernel_size[0] - 1
+        x = hidden_states.transpose(1, 2)[:, :, None]  # (batch, channels, 1, length)
+        x = F.conv2d(x, weight, self.bias, padding=(0, padding), groups=self.groups)
+        x = x[:, :, 0].transpose(1, 2)  # (batch, length + padding, channels)
+        return F.silu(x[:, padding:] if reverse else x[:, :length])
+
+
+class VideoMambaTimeStepProjection(nn.Linear):
+    """Projects the low-rank time step to all channels. The bias is handed on: it is added in fp32, inside the scan."""
+
+    def forward(self, time_step: Tensor) -> tuple[Tensor, Tensor]:
+        return F.linear(time_step, self.weight), self.bias
+
+
+class VideoMambaScanDirection(nn.Module):
+    """What one direction owns: its convolution, its input-dependent delta, B and C, and its A and D (Mamba, section 3.4)."""
+
+    def __init__(self, config: VideoMambaConfig):
+        super().__init__()
+        self.sizes = (config.time_step_rank, config.state_size, config.state_size)
+        self.conv1d = VideoMambaCausalConv1d(config)
+        self.x_proj = nn.Linear(config.intermediate_size, sum(self.sizes), bias=False)
+        self.dt_proj = VideoMambaTimeStepProjection(config.time_step_rank, config.intermediate_size)
+        self.A_log = nn.Parameter(torch.zeros(config.intermediate_size, config.state_size))
+        self.D = nn.Parameter(torch.ones(config.intermediate_size))
+
+    def forward(self, hidden_states: Tensor, reverse: bool) -> ScanInputs:
+        """`hidden_states`: `(batch, length, intermediate_size)`."""
+        u = self.conv1d(hidden_states, reverse)
+        time_step, B, C = self.x_proj(u).split(self.sizes, dim=-1)  # (batch, length, rank), 2 x (batch, length, state)
+        delta, delta_bias = self.dt_proj(time_step)  # (batch, length, intermediate)
+        A = -torch.exp(self.A_log.float())
+        return ScanInputs(u, delta, A, B, C, self.D.float(), delta_bias.float())
+
+
+class VideoMambaMixer(nn.Module):
+    """Mixes tokens: gate * (forward scan + backward scan) between two projections that the directions share (Fig. 2)."""
+
+    def __init__(self, config: VideoMambaConfig, layer_idx: int):
+        super().__init__()
+        self.scan_implementation = config.scan_implementation
+        self.forward_orders, self.backward_orders = scan_orders(config, layer_idx)
+        self.in_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.use_bias)
+        self.forward_scan = VideoMambaScanDirection(config)
+        self.backward_scan = VideoMambaScanDirection(config) if config.bidirectional else None
+        self.out_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
+
+    def forward(self, hidden_states: Tensor, temporal_order: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        x, gate = self.in_proj(hidden_states).chunk(2, dim=-1)  # 2 x (batch, length, intermediate)
+        y = 0
+        if "spatial" in self.forward_orders + self.backward_orders:
+            y = self._scan(x, "spatial")
+        if "temporal" in self.forward_orders + self.backward_orders:
+            permutation, inverse = temporal_order
+            y = y + self._scan(x[:, permutation], "temporal")[:, inverse]
+        return self.out_proj((y * F.silu(gate.to(y.dtype))).to(gate.dtype))
+
+    def _scan(self, x: Tensor, order: str) -> Tensor:
+        return scan_directions(
+            self.forward_scan(x, reverse=False) if order in self.forward_orders else None,
+            self.backward_scan(x, reverse=True) if order in self.backward_orders else None,
+            self.scan_implementation,
+        )
+
+    def extra_repr(self) -> str:
+        return f"scan_implementation={self.scan_implementation!r}"
+
+
+def scan_orders(config: VideoMambaConfig, layer_idx: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The orders, "spatial" and "temporal" first, in which a block's forward and its backward direction scan (Fig. 7a)."""
+    first_half = layer_idx < config.num_hidden_layers // 2
+    forward, backward = {
+        "spatial_first": (("spatial",), ("spatial",)),
+        "temporal_first": (("temporal",), ("temporal",)),
+        "spatiotemporal_v1": (("spatial",), ("temporal",)),
+        "spatiotemporal_v2": (("spatial", "temporal"), ("spatial", "temporal")),
+        "half_spatial_half_temporal": (("spatial",) if first_half else ("temporal",),) * 2,
+        "half_temporal_half_spatial": (("temporal",) if first_half else ("spatial",),) * 2,
+        "alternating": (("spatial",) if layer_idx % 2 == 0 else ("temporal",),) * 2,
+    }[config.scan_order]
+    return forward, backward if config.bidirectional else ()
+
+
+def temporal_first_permutation(positions: int, patches: int, device: torch.device) -> Tensor:
+    """Indices that bring tokens `(CLS, position by position)` into the order `(CLS, patch by patch through all positions)`.
+
+    Its inverse is the same with `positions` and `patches` swapped.
+    """
+    order = torch.arange(positions * patches, device=device).view(positions, patches).T.flatten()
+    return torch.cat((order.new_zeros(1), 1 + order))
+
+
+class VideoMambaRMSNorm(nn.RMSNorm):
+    """RMSNorm of the fp32 residual stream, in fp32; the result has the dtype of the weights."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        normed = F.rms_norm(hidden_states.float(), self.normalized_shape, self.weight.float(), self.eps)
+        return normed.to(self.weight.dtype)
+
+
+class VideoMambaLayerNorm(nn.LayerNorm):
+    """LayerNorm of the fp32 residual stream, in fp32; the result has the dtype of the weights."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        weight, bias = self.weight.float(), self.bias.float()
+        normed = F.layer_norm(hidden_states.float(), self.normalized_shape, weight, bias, self.eps)
+        return normed.to(self.weight.dtype)
+
+
+def make_norm(config: VideoMambaConfig) -> nn.Module:
+    norm = VideoMambaRMSNorm if config.rms_norm else VideoMambaLayerNorm
+    return norm(config.hidden_size, eps=config.layer_norm_eps)
+
+
+class VideoMambaLayer(GradientCheckpointingLayer):
+    """One pre-norm residual block. Its output is dropped with a probability that grows linearly with depth."""
+
+    def __init__(self, config: VideoMambaConfig, layer_idx: int):
+        super().__init__()
+        self.norm = make_norm(config)
+        self.mixer = VideoMambaMixer(config, layer_idx)
+        drop_path_rate = config.drop_path_rate * layer_idx / max(config.num_hidden_layers - 1, 1)
+        self.drop_path = StochasticDepth(drop_path_rate, mode="row")
+
+    def forward(self, hidden_states: Tensor, temporal_order: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        return hidden_states + self.drop_path(self.mixer(self.norm(hidden_states), temporal_order))
+
+
+class VideoMambaPreTrainedModel(PreTrainedModel):
+    config_class = VideoMambaConfig
+    base_model_prefix = "videomamba"
+    main_input_name = "pixel_values"
+    input_modalities = ("video", "image")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["VideoMambaLayer"]
+    _keep_in_fp32_modules_strict = {"A_log", "D", "dt_proj.bias"}
+    _can_record_outputs = {"hidden_states": VideoMambaLayer}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """The reference's initialisation. Modules come after their children, so that the mixer has the last word."""
+        std = self.config.initializer_range
+        if isinstance(module, (nn.Conv3d, nn.Conv1d)):
+            bound = 1 / math.sqrt(module.weight[0].numel())  # PyTorch's default
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=std, a=-2.0, b=2.0)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, (VideoMambaRMSNorm, VideoMambaLayerNorm)):
+            init.ones_(module.weight)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, VideoMambaEmbeddings):
+            init.zeros_(module.cls_token)
+            init.trunc_normal_(module.position_embeddings, std=std, a=-2.0, b=2.0)
+            if module.temporal_position_embeddings is not None:
+                init.zeros_(module.temporal_position_embeddings)
+        elif isinstance(module, VideoMambaScanDirection):
+            states = torch.arange(1, self.config.state_size + 1, dtype=torch.float32, device=module.A_log.device)
+            init.copy_(module.A_log, states.log().expand_as(module.A_log))
+            init.ones_(module.D)
+        elif isinstance(module, VideoMambaMixer):
+            bound = 1 / math.sqrt(self.config.intermediate_size * self.config.num_hidden_layers)
+            init.uniform_(module.out_proj.weight, -bound, bound)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """As in transformers. The saved directory carries this code and names every Auto class, not only that of this head."""
+        self.config.auto_map = {
+            "AutoConfig": "configuration_videomamba.VideoMambaConfig",
+            "AutoModel": "modeling_videomamba.VideoMambaModel",
+            "AutoModelForImageClassification": "modeling_videomamba.VideoMambaForImageClassification",
+            "AutoModelForVideoClassification": "modeling_videomamba.VideoMambaForVideoClassification",
+        }
+        super().save_pretrained(save_directory, **kwargs)
+
+    def get_position_embeddings(self) -> tuple[nn.Parameter, nn.Parameter | None]:
+        """Spatial `(1, 1 + rows * columns, hidden)` and temporal `(1, positions, hidden)` position embeddings."""
+        embeddings = self.base_model.embeddings
+        return embeddings.position_embeddings, embeddings.temporal_position_embeddings
+
+    @torch.no_grad()
+    def resize_position_embeddings(
+        self, image_size: int | tuple[int, int] | None = None, num_frames: int | None = None
+    ) -> None:
+        """Interpolates the position embeddings, in place and for good, to another frame size or number of frames.
+
+        The starting point for fine-tuning at a higher resolution or on longer clips, as the reference's fine-tuning loader
+        does it: bicubic in space, linear in time. `model.config` changes along.
+
+        Args:
+            image_size (`int` or `(height, width)`, *optional*): new frame size in pixels.
+            num_frames (`int`, *optional*): new number of frames; a multiple of the tubelet size.
+        """
+        if num_frames is not None and self.config.num_frames is None:
+            raise ValueError(
+                "An image model has no temporal position embeddings to resize; load it with "
+                f"`from_pretrained(..., num_frames={num_frames})` instead."
+            )
+        old, new = self.config.grid_size, self.config.to_dict()
+        new |= {"image_size": image_size or self.config.image_size, "num_frames": num_frames or self.config.num_frames}
+        new = type(self.config).from_dict(new)  # validated before anything changes
+        embeddings = self.base_model.embeddings
+        embeddings.position_embeddings = nn.Parameter(
+            interpolate_spatial(embeddings.position_embeddings, old, new.grid_size)
+        )
+        if embeddings.temporal_position_embeddings is not None:
+            embeddings.temporal_position_embeddings = nn.Parameter(
+                interpolate_temporal(embeddings.temporal_position_embeddings, new.num_temporal_positions)
+            )
+        self.config.image_size, self.config.num_frames = new.image_size, new.num_frames
+
+
+class VideoMambaModel(VideoMambaPreTrainedModel):
+    """The bare model: tokens of the last block after the final norm, and the CLS token among them."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]  # the bare model of a classifier's checkpoint
+
+    def __init__(self, config: VideoMambaConfig):
+        super().__init__(config)
+        check_scan_implementation(config.scan_implementation)
+        self.embeddings = VideoMambaEmbeddings(config)
+        self.layers = nn.ModuleList([VideoMambaLayer(config, i) for i in range(config.num_hidden_layers)])
+        self.norm = make_norm(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.patch_embeddings
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: Tensor,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """
+        Args:
+            pixel_values (`Tensor` of shape `(batch, num_frames, num_channels, height, width)`):
+                Normalised clips, as [`VideoMambaVideoProcessor`] makes them.
+            interpolate_pos_encoding (`bool`, defaults to `False`):
+                Whether to interpolate the position embeddings, in space and in time, to a clip of another size.
+            output_hidden_states (`bool`, *optional*):
+                Whether to return the residual stream before the first block and after each block, un-normalised.
+            return_dict (`bool`, *optional*):
+                Whether to return a `ModelOutput` or a tuple.
+
+        Returns:
+            `last_hidden_state` of shape `(batch, 1 + positions * rows * columns, hidden_size)`, after the final norm: CLS
+            first, then frame by frame, row by row; `pooler_output` of shape `(batch, hidden_size)`, its CLS token;
+            `hidden_states`, on request.
+
+        Raises:
+            ValueError: for a clip of the wrong rank, channels, frame size or number of frames.
+        """
+        hidden_states, (positions, patches) = self.embeddings(pixel_values, interpolate_pos_encoding)
+        if self.config.residual_in_fp32:
+            hidden_states = hidden_states.float()
+        temporal_order = None
+        if self.config.scan_order != "spatial_first":
+            temporal_order = (
+                temporal_first_permutation(positions, patches, hidden_states.device),
+                temporal_first_permutation(patches, positions, hidden_states.device),
+            )
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, temporal_order)
+        hidden_states = self.norm(hidden_states)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
+
+
+class _VideoMambaForClassification(VideoMambaPreTrainedModel):
+    """A linear head on the CLS token, shared by videos and images."""
+
+    def __init__(self, config: VideoMambaConfig):
+        super().__init__(config)
+        self.videomamba = VideoMambaModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
+        self.post_init()
+
+    def _classify(self, pixel_values: Tensor, labels: Tensor | None, **kwargs) -> ImageClassifierOutput:
+        outputs = self.videomamba(pixel_values, **kwargs)
+        logits = self.classifier(self.dropout(outputs.pooler_output))  # (batch, num_labels)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+class VideoMambaForVideoClassification(_VideoMambaForClassification):
+    """VideoMamba with a linear head on the CLS token, for videos: actions, activities, ratings."""
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ImageClassifierOutput:
+        """
+        Args:
+            pixel_values (`Tensor` of shape `(batch, num_frames, num_channels, height, width)`): normalised clips.
+            labels (`Tensor` of shape `(batch,)` or `(batch, num_labels)`, *optional*):
+                The loss follows `config.problem_type`: class ids (cross-entropy), floats (mean squared error), or 0/1 for
+                several labels at once (binary cross-entropy). Unset, it is guessed from the labels, as in transformers.
+            interpolate_pos_encoding, output_hidden_states, return_dict: see [`VideoMambaModel`].
+
+        Returns:
+            `logits` of shape `(batch, num_labels)`; `loss`, if there are labels; `hidden_states`, on request.
+        """
+        return self._classify(pixel_values, labels, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
+
+
+class VideoMambaForImageClassification(_VideoMambaForClassification):
+    """VideoMamba with a linear head on the CLS token, for images (`config.num_frames=None`)."""
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ImageClassifierOutput:
+        """
+        Args:
+            pixel_values (`Tensor` of shape `(batch, num_channels, height, width)`): normalised images.
+            labels, interpolate_pos_encoding: see [`VideoMambaForVideoClassification`], as the returned values.
+        """
+        if pixel_values.ndim != 4:
+            raise ValueError(
+                f"`pixel_values` must have shape (batch, num_channels, height, width), got {tuple(pixel_values.shape)}."
+            )
+        clips = pixel_values[:, None]  # (batch, 1, num_channels, height, width)
+        return self._classify(clips, labels, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
+
+
+# Pipelines look a model's name up here, not in what AutoModel.register adds to, and print an error line if it is missing.
+MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES[VideoMambaConfig.model_type] = VideoMambaForVideoClassification.__name__
+MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[VideoMambaConfig.model_type] = VideoMambaForImageClassification.__name__
+
+__all__ = [
+    "VideoMambaForImageClassification",
+    "VideoMambaForVideoClassification",
+    "VideoMambaModel",
+    "VideoMambaPreTrainedModel",
+]

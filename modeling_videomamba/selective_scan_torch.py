@@ -1,0 +1,343 @@
+"""The selective scan in plain PyTorch: any device, forward and backward, memory linear in the sequence length.
+
+The state of shape `(state, dim)` is never kept for the whole sequence. Time is cut into chunks that fit the processor's
+cache: one pair of reused buffers holds a chunk's decays `exp(delta A)` and its inputs `delta B u`, an in-place recurrence
+turns the inputs into states, and one batched product with C reads the outputs. The backward pass keeps one state a chunk and
+computes the others again.
+
+A *lane* is one scan over the whole sequence: a forward one, a reversed one, or both at once. All lanes advance together, each
+from its own end, so that two directions cost one recurrence and no flipped copy: `_steps` views the same step of both lanes,
+counted from either end of the buffer, as one strided tensor.
+
+Every decay is at most 1 and nothing is ever divided by a product of decays, so no delta and no A overflow.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+STEPS_PER_CHUNK = 32  # the buffers of a chunk, (lanes, batch, 32, state, dim) each, stay in cache at the released sizes
+CHUNKS_PER_BLOCK = 4  # work without a state dimension (softplus of delta, D u) is done for four chunks at once
+LOG2_E = math.log2(math.e)
+
+
+def _in_scan_order(tensor: Tensor, size: int, reverse: bool) -> tuple[Tensor, ...]:
+    """Views of `size` steps each (the last may be shorter), in the order in which the scan meets them.
+
+    `tensor`: `(batch, length, ...)`.
+    """
+    full, rest = divmod(tensor.shape[1], size)
+    sizes = [size] * full + [rest] * (rest > 0)
+    return tensor.split(sizes[::-1], dim=1)[::-1] if reverse else tensor.split(sizes, dim=1)
+
+
+def _steps(buffer: Tensor, reverse: list[bool]) -> list[Tensor]:
+    """Views `(lanes, batch, state, dim)` of a chunk's steps: entry i is the i-th step that each lane takes.
+
+    `buffer`: `(lanes, batch, steps, state, dim)` with at most two lanes, steps in the order of time.
+    """
+    lanes, batch, steps, state, dim = buffer.shape
+    lane_stride, batch_stride, step_stride, state_stride, dim_stride = buffer.stride()
+    views = []
+    for i in range(steps):
+        starts = [lane * lane_stride + (steps - 1 - i if reverse[lane] else i) * step_stride for lane in range(lanes)]
+        stride = (starts[-1] - starts[0], batch_stride, state_stride, dim_stride)
+        views.append(buffer.as_strided((lanes, batch, state, dim), stride, buffer.storage_offset() + starts[0]))
+    return views
+
+
+def _softplus_(x: Tensor) -> Tensor:
+    """`log(1 + exp(x))` in place, relative error below 2e-6.
+
+    `max(x, 0) + 2 atanh(e / (e + 2))` with `e = exp(-|x|)` as a series: unlike `log1p`, which some builds of PyTorch run ten
+    times slower than `exp`, it needs fast operations only, and unlike `log(1 + e)` it keeps small values exact.
+    """
+    if x.dtype == torch.float64:
+        return x.copy_(torch.nn.functional.softplus(x))
+    e = torch.exp2(x.abs().mul_(-LOG2_E))
+    s = e.div_(e + 2)
+    s_squared = s * s
+    series = torch.full_like(s, 2 / 13)
+    for k in (11, 9, 7, 5, 3, 1):
+        series.mul_(s_squared).add_(2 / k)
+    return x.clamp_(min=0).addcmul_(series, s)
+
+
+class _Chunks:
+    """What forward and backward share: the lanes' inputs cut into blocks of chunks, and the buffers of one chunk.
+
+    The inputs are lists with one tensor a lane: u, delta `(batch, length, dim)`; A `(dim, state)`; B, C
+    `(batch, length, state)`; D, delta_bias `(dim,)`.
+    """
+
+    def __init__(self, u, delta, A, B, C, delta_bias, reverse, delta_softplus):
+        self.lanes, self.reverse, self.delta_softplus = len(u), reverse, delta_softplus
+        self.batch, self.length, self.dim = u[0].shape
+        self.state = A[0].shape[1]
+        self.dtype = torch.promote_types(u[0].dtype, torch.float32)
+        self.num_chunks = -(-self.length // STEPS_PER_CHUNK)
+        self.u, self.delta = u, delta
+        self.A = [a.to(self.dtype).t().contiguous() for a in A]  # (state, dim)
+        self.A_log2 = [a * LOG2_E for a in self.A]
+        self.B, self.C = [b.to(self.dtype) for b in B], [c.to(self.dtype) for c in C]
+        self.delta_bias = [bias.to(self.dtype) for bias in delta_bias]
+
+    def new(self, *shape: int) -> Tensor:
+        return self.u[0].new_empty(shape, dtype=self.dtype)
+
+    def chunk_buffer(self) -> Tensor:
+        return self.new(self.lanes, self.batch, STEPS_PER_CHUNK, self.state, self.dim)
+
+    def carry(self) -> Tensor:
+        return self.new(self.lanes, self.batch, self.state, self.dim).zero_()
+
+    def blocks(self, tensors: list[Tensor]) -> list[tuple[Tensor, ...]]:
+        """One tuple a block, in scan order, of that block's view for every lane."""
+        size = STEPS_PER_CHUNK * CHUNKS_PER_BLOCK
+        return list(zip(*(_in_scan_order(t, size, reverse) for t, reverse in zip(tensors, self.reverse))))
+
+    def chunks(self, tensors: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+        """One tuple a chunk of a block, in scan order, of that chunk's view for every lane."""
+        return list(zip(*(_in_scan_order(t, STEPS_PER_CHUNK, reverse) for t, reverse in zip(tensors, self.reverse))))
+
+    def time_step(self, delta: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
+        """A block's `delta + bias`, and the time step: its softplus, or the same tensors."""
+        raw = [torch.add(d, bias, out=self.new(*d.shape)) for d, bias in zip(delta, self.delta_bias)]
+        return raw, [_softplus_(r.clone()) for r in raw] if self.delta_softplus else raw
+
+    def fill(self, decay: Tensor, hidden: Tensor, time_step: tuple, drive: tuple, B: tuple) -> None:
+        """Writes a chunk's decays `exp(delta A)` and inputs `delta u B` for every lane."""
+        for lane in range(self.lanes):
+            torch.mul(time_step[lane].unsqueeze(2), self.A_log2[lane], out=decay[lane])  # (batch, steps, state, dim)
+            torch.mul(drive[lane].unsqueeze(2), B[lane].unsqueeze(3), out=hidden[lane])
+        decay.exp2_()
+
+
+def _recur(decay_steps: list[Tensor], hidden_steps: list[Tensor], previous: Tensor) -> Tensor:
+    """In place `hidden[i] += decay[i] * hidden[i - 1]`, from `previous` on; returns the last state."""
+    for decay, hidden in zip(decay_steps, hidden_steps):
+        previous = hidden.addcmul_(decay, previous)
+    return previous
+
+
+def _contract(rows: Tensor, matrices: Tensor) -> Tensor:
+    """`rows (batch, steps, k)` times `matrices (batch, steps, k, m)`, step by step, as one batched product."""
+    batch, steps, k = rows.shape
+    return torch.bmm(rows.reshape(-1, 1, k), matrices.reshape(batch * steps, k, -1)).view(batch, steps, -1)
+
+
+def scan_forward(
+    u: list[Tensor],
+    delta: list[Tensor],
+    A: list[Tensor],
+    B: list[Tensor],
+    C: list[Tensor],
+    D: list[Tensor],
+    delta_bias: list[Tensor],
+    reverse: list[bool],
+    delta_softplus: bool,
+    save_states: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum over the lanes of `C h + D u`, the lanes' last states, and (for the backward pass) the states at chunk starts.
+
+    Shapes of the inputs: see [`_Chunks`]. Returns `(batch, length, dim)`, `(lanes, batch, state, dim)` and
+    `(chunks, lanes, batch, state, dim)` (empty unless `save_states`), in fp32, or in fp64 for fp64 inputs.
+    """
+    p = _Chunks(u, delta, A, B, C, delta_bias, reverse, delta_softplus)
+    y = p.new(p.batch, p.length, p.dim).zero_()
+    carry, decay, hidden = p.carry(), p.chunk_buffer(), p.chunk_buffer()
+    states = p.new(p.num_chunks if save_states else 0, *carry.shape)
+    views = {}  # steps in the chunk -> the buffers' views
+    index = 0
+    for u_, delta_, B_, C_, y_ in zip(*map(p.blocks, (u, delta, p.B, p.C, [y] * p.lanes))):
+        _, time_step = p.time_step(delta_)
+        drive = [torch.mul(dt, x, out=p.new(*dt.shape)) for dt, x in zip(time_step, u_)]
+        for lane in range(p.lanes):
+            y_[lane].addcmul_(u_[lane].to(p.dtype), D[lane].to(p.dtype))
+        for step_, drive_, B__, C__, y__ in zip(*map(p.chunks, (time_step, drive, B_, C_, y_))):
+            n = y__[0].shape[1]
+            if n not in views:
+                a, h = decay[:, :, :n], hidden[:, :, :n]
+                views[n] = a, h, _steps(a, reverse), _steps(h, reverse)
+            a, h, a_steps, h_steps = views[n]
+            p.fill(a, h, step_, drive_, B__)
+            if save_states:
+                states[index].copy_(carry)
+            carry.copy_(_recur(a_steps, h_steps, carry))
+            for lane in range(p.lanes):
+                y__[lane].add_(_contract(C__[lane], h[lane]))
+            index += 1
+    return y, carry, states
+
+
+def scan_backward(
+    dy: Tensor,
+    states: Tensor,
+    u: list[Tensor],
+    delta: list[Tensor],
+    A: list[Tensor],
+    B: list[Tensor],
+    C: list[Tensor],
+    D: list[Tensor],
+    delta_bias: list[Tensor],
+    reverse: list[bool],
+    delta_softplus: bool,
+) -> tuple[list[Tensor], ...]:
+    """Gradients of u, delta, A, B, C, D and delta_bias (a list each, one tensor a lane), each in its input's dtype and contiguous.
+
+    `dy`: gradient of the output, `(batch, length, dim)`; `states`: as saved by [`scan_forward`].
+    """
+    p = _Chunks(u, delta, A, B, C, delta_bias, reverse, delta_softplus)
+    dy = dy.to(p.dtype)
+    D = [d.to(p.dtype) for d in D]
+    du, ddelta = [x.new_empty(x.shape) for x in u], [x.new_empty(x.shape) for x in delta]
+    dB, dC = [p.new(*b.shape) for b in B], [p.new(*c.shape) for c in C]
+    dA, dD, dbias = ([torch.zeros_like(x) for x in like] for like in (p.A, D, p.delta_bias))
+    carry, decay, hidden, grad = p.carry(), p.chunk_buffer(), p.chunk_buffer(), p.chunk_buffer()
+    views = {}
+    index = p.num_chunks
+    for u_, delta_, B_, C_, dy_, du_, ddelta_, dB_, dC_ in reversed(
+        list(zip(*map(p.blocks, (u, delta, p.B, p.C, [dy] * p.lanes, du, ddelta, dB, dC))))
+    ):
+        raw, time_step = p.time_step(delta_)
+        drive = [torch.mul(dt, x, out=p.new(*dt.shape)) for dt, x in zip(time_step, u_)]
+        ddrive, dstep = [torch.empty_like(d) for d in drive], [torch.empty_like(d) for d in drive]
+        for step_, drive_, B__, C__, dy__, ddrive_, dstep_, dB__, dC__ in reversed(
+            list(zip(*map(p.chunks, (time_step, drive, B_, C_, dy_, ddrive, dstep, dB_, dC_))))
+        ):
+            index -= 1
+            n = dy__[0].shape[1]
+            if n not in views:
+                a, h, g = decay[:, :, :n], hidden[:, :, :n], grad[:, :, :n]
+                views[n] = a, h, g, _steps(a, reverse), _steps(h, reverse), _steps(g, reverse)
+            a, h, g, a_steps, h_steps, g_steps = views[n]
+            p.fill(a, h, step_, drive_, B__)
+            _recur(a_steps, h_steps, states[index])
+            for lane in range(p.lanes):
+                dC__[lane].copy_(_contract(dy__[lane], h[lane].transpose(-1, -2)))
+                torch.mul(dy__[lane].unsqueeze(2), C__[lane].unsqueeze(3), out=g[lane])
+            # g[i] = dy[i] C[i] + decay[i + 1] g[i + 1], from the chunk's last step to its first
+            g_steps[-1].add_(carry)
+            _recur(a_steps[:0:-1], g_steps[-2::-1], g_steps[-1])
+            torch.mul(a_steps[0], g_steps[0], out=carry)
+            for lane in range(p.lanes):
+                dB__[lane].copy_(_contract(drive_[lane], g[lane].transpose(-1, -2)))
+                ddrive_[lane].copy_(_contract(B__[lane], g[lane]))
+            # the gradient of delta A is g[i] decay[i] h[i - 1]
+            a.mul_(g)
+            a_steps[0].mul_(states[index])
+            for a_i, previous in zip(a_steps[1:], h_steps):
+                a_i.mul_(previous)
+            for lane in range(p.lanes):
+                torch.mul(a[lane], p.A[lane], out=g[lane])
+                torch.sum(g[lane], dim=2, out=dstep_[lane])
+                dA[lane].add_(a[lane].mul_(step_[lane].unsqueeze(2)).sum((0, 1)))
+        for lane in range(p.lanes):
+            dstep[lane].addcmul_(ddrive[lane], u_[lane].to(p.dtype))
+            if delta_softplus:
+                dstep[lane].mul_(raw[lane].sigmoid_())
+            ddelta_[lane].copy_(dstep[lane])
+            dbias[lane].add_(dstep[lane].sum((0, 1)))
+            dD[lane].add_((dy_[lane] * u_[lane]).sum((0, 1)))
+            du_[lane].copy_(ddrive[lane].mul_(time_step[lane]).addcmul_(dy_[lane], D[lane]))
+    dA = [d.t().contiguous() for d in dA]  # (dim, state)
+    return tuple(
+        [g.to(x.dtype) for g, x in zip(grads, inputs)]
+        for grads, inputs in zip((du, ddelta, dA, dB, dC, dD, dbias), (u, delta, A, B, C, D, delta_bias))
+    )
+
+
+# As custom operators the loops above are one node each to torch.compile and torch.export, whatever the length.
+
+
+@torch.library.custom_op("videomamba::selective_scan", mutates_args=())
+def _scan(
+    u: list[Tensor],
+    delta: list[Tensor],
+    A: list[Tensor],
+    B: list[Tensor],
+    C: list[Tensor],
+    D: list[Tensor],
+    delta_bias: list[Tensor],
+    reverse: list[bool],
+    delta_softplus: bool,
+    save_states: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.autocast(u[0].device.type, enabled=False):
+        return scan_forward(u, delta, A, B, C, D, delta_bias, reverse, delta_softplus, save_states)
+
+
+@_scan.register_fake
+def _(u, delta, A, B, C, D, delta_bias, reverse, delta_softplus, save_states):
+    lanes, (batch, length, dim), state = len(u), u[0].shape, A[0].shape[1]
+    dtype = torch.promote_types(u[0].dtype, torch.float32)
+    num_chunks = (length + STEPS_PER_CHUNK - 1) // STEPS_PER_CHUNK if save_states else 0
+    return tuple(
+        u[0].new_empty(shape, dtype=dtype)
+        for shape in (
+            (batch, length, dim),
+            (lanes, batch, state, dim),
+            (num_chunks, lanes, batch, state, dim),
+        )
+    )
+
+
+@torch.library.custom_op("videomamba::selective_scan_backward", mutates_args=())
+def _scan_backward(
+    dy: Tensor,
+    states: Tensor,
+    u: list[Tensor],
+    delta: list[Tensor],
+    A: list[Tensor],
+    B: list[Tensor],
+    C: list[Tensor],
+    D: list[Tensor],
+    delta_bias: list[Tensor],
+    reverse: list[bool],
+    delta_softplus: bool,
+) -> list[Tensor]:
+    with torch.autocast(dy.device.type, enabled=False):
+        grads = scan_backward(dy, states, u, delta, A, B, C, D, delta_bias, reverse, delta_softplus)
+    return [grad for lanes in grads for grad in lanes]
+
+
+@_scan_backward.register_fake
+def _(dy, states, u, delta, A, B, C, D, delta_bias, reverse, delta_softplus):
+    return [x.new_empty(x.shape) for lanes in (u, delta, A, B, C, D, delta_bias) for x in lanes]
+
+
+def _save_for_backward(ctx, inputs, output):
+    *tensors, ctx.reverse, ctx.delta_softplus, _ = inputs
+    ctx.lanes = len(ctx.reverse)
+    ctx.save_for_backward(output[2], *(x for lanes in tensors for x in lanes))
+
+
+def _differentiate(ctx, dy, *_):
+    states, *flat = ctx.saved_tensors
+    n = ctx.lanes
+    inputs = [flat[i : i + n] for i in range(0, len(flat), n)]
+    grads = _scan_backward(dy, states, *inputs, ctx.reverse, ctx.delta_softplus)
+    return *(grads[i : i + n] for i in range(0, len(grads), n)), None, None, None
+
+
+_scan.register_autograd(_differentiate, setup_context=_save_for_backward)
+
+
+def selective_scan_lanes(
+    u: list[Tensor],
+    delta: list[Tensor],
+    A: list[Tensor],
+    B: list[Tensor],
+    C: list[Tensor],
+    D: list[Tensor],
+    delta_bias: list[Tensor],
+    reverse: list[bool],
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    """Differentiable sum of the lanes' scans `(batch, length, dim)`, and their last states `(lanes, batch, state, dim)`."""
+    tensors = (u, delta, A, B, C, D, delta_bias)
+    save_states = torch.is_grad_enabled() and any(x.requires_grad for lanes in tensors for x in lanes)
+    y, last_states, _ = _scan(*tensors, reverse, delta_softplus, save_states)
+    return y, last_states

@@ -1,0 +1,134 @@
+"""Video processor of VideoMamba: from video files or arrays to the clips that the model takes."""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+from transformers.processing_utils import Unpack, VideosKwargs
+from transformers.video_processing_utils import BaseVideoProcessor
+from transformers.video_utils import VideoInput, VideoMetadata
+
+from .video_decoding import decode_video
+
+
+class VideoMambaVideoProcessorKwargs(VideosKwargs, total=False):
+    """Beside the usual ones: the views of one video in multi-view evaluation.
+
+    num_clips (`int`, defaults to 1): clips of `num_frames` each, all over the whole video, one shifted against the other.
+    num_crops (`int`, defaults to 1): 1 is the centre crop; more are squares along the longer side, from end to end.
+    """
+
+    num_clips: int
+    num_crops: int
+
+
+class VideoMambaVideoProcessor(BaseVideoProcessor):
+    r"""
+    The reference's evaluation transform. `num_frames` frames, the middles of as many equal segments of the whole video (a
+    shorter video repeats frames); bilinear resize of the shorter side, without antialiasing; centre crop; ImageNet
+    normalisation.
+
+    Takes paths, http(s) addresses, or arrays `(frames, height, width, 3)`, one or a list, and returns `pixel_values`
+    `(videos * num_clips * num_crops, num_frames, 3, height, width)`: the views of a video follow each other, clip by clip.
+    [`post_process_video_classification`] joins their scores again.
+
+    Example:
+
+    ```python
+    >>> processor = VideoMambaVideoProcessor(num_frames=16)
+    >>> inputs = processor("dog.mp4", num_clips=4, num_crops=3, return_tensors="pt")
+    >>> scores = processor.post_process_video_classification(model(**inputs).logits, num_views=12)
+    ```
+    """
+
+    resample = PILImageResampling.BILINEAR
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"shortest_edge": 224}
+    default_to_square = False
+    crop_size = {"height": 224, "width": 224}
+    do_resize = True
+    do_center_crop = True
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    do_convert_rgb = True
+    do_sample_frames = True
+    num_frames = 16
+    num_clips = 1
+    num_crops = 1
+    valid_kwargs = VideoMambaVideoProcessorKwargs
+    model_input_names = ["pixel_values"]
+
+    def preprocess(self, videos: VideoInput, **kwargs: Unpack[VideoMambaVideoProcessorKwargs]) -> BatchFeature:
+        if isinstance(videos, os.PathLike):
+            videos = os.fspath(videos)
+        elif isinstance(videos, (list, tuple)):
+            videos = [os.fspath(video) if isinstance(video, os.PathLike) else video for video in videos]
+        batch = super().preprocess(videos, **kwargs)
+        batch["pixel_values"] = batch.pop("pixel_values_videos")
+        return batch
+
+    def sample_frames(
+        self, metadata: VideoMetadata, num_frames: int | None = None, num_clips: int | None = None, **kwargs
+    ) -> np.ndarray:
+        """Indices of the frames of all clips, `(num_clips * num_frames,)`, clip by clip.
+
+        The video is cut into `num_frames` equal segments; clip k of n takes from each the frame at (k + 1) / (n + 1) of its
+        length: for one clip, its middle.
+        """
+        if kwargs.get("fps") is not None:
+            raise ValueError("VideoMamba samples `num_frames` over the whole video: `fps` is not supported.")
+        num_frames, num_clips = num_frames or self.num_frames, num_clips or self.num_clips
+        last = metadata.total_num_frames - 1
+        segment = last / num_frames
+        starts = np.round(segment * np.arange(num_frames)).astype(int)  # half to even
+        shifts = [int(segment / (num_clips + 1) * (clip + 1)) for clip in range(num_clips)]
+        return np.concatenate([np.minimum(starts + shift, last) for shift in shifts])
+
+    def fetch_videos(self, video_url_or_urls: str | list, sample_indices_fn: Callable | None = None):
+        if isinstance(video_url_or_urls, list):
+            return list(zip(*[self.fetch_videos(video, sample_indices_fn) for video in video_url_or_urls]))
+
+        def choose_frames(metadata: VideoMetadata) -> np.ndarray:
+            every_frame = np.arange(metadata.total_num_frames)
+            return every_frame if sample_indices_fn is None else sample_indices_fn(metadata=metadata)
+
+        return decode_video(video_url_or_urls, choose_frames)
+
+    def resize(self, image: Tensor, size, **kwargs) -> Tensor:
+        return super().resize(image, size, **(kwargs | {"antialias": False}))
+
+    def _preprocess(
+        self, videos: list[Tensor], num_clips: int, num_crops: int, return_tensors=None, **kwargs
+    ) -> BatchFeature:
+        if num_clips > 1:
+            videos = [clip for video in videos for clip in video.chunk(num_clips)]
+        if num_crops > 1:
+            if kwargs["do_resize"]:
+                videos = [self.resize(video, size=kwargs["size"], resample=kwargs["resample"]) for video in videos]
+            videos = [crop for video in videos for crop in crops_along_longer_side(video, num_crops)]
+            kwargs |= {"do_resize": False, "do_center_crop": False}
+        return super()._preprocess(videos, return_tensors=return_tensors, **kwargs)
+
+    def post_process_video_classification(self, logits: Tensor, num_views: int = 1) -> Tensor:
+        """Scores `(videos, labels)` from the logits of all views `(videos * num_views, labels)`.
+
+        The views' softmax scores in fp32 are averaged, as the reference merges them.
+        """
+        return logits.float().softmax(dim=-1).unflatten(0, (-1, num_views)).mean(dim=1)
+
+
+def crops_along_longer_side(video: Tensor, num_crops: int) -> list[Tensor]:
+    """Square crops of a video `(frames, channels, height, width)`, evenly spaced from one end of the longer side to the other."""
+    short, long = sorted(video.shape[-2:])
+    dim = -1 if video.shape[-1] == long else -2
+    step = (long - short) / (num_crops - 1)
+    return [video.narrow(dim, int(k * step), short) for k in range(num_crops)]
+
+
+__all__ = ["VideoMambaVideoProcessor", "VideoMambaVideoProcessorKwargs"]
