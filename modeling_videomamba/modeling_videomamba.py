@@ -171,6 +171,10 @@ class VideoMambaTimeStepProjection(nn.Linear):
         return F.linear(time_step, self.weight), self.bias
 
 
+class VideoMambaOutputProjection(nn.Linear):
+    """Projects back into the residual stream. A class of its own for its initialisation, which depends on the depth."""
+
+
 class VideoMambaScanDirection(nn.Module):
     """What one direction owns: its convolution, its input-dependent delta, B and C, and its A and D (Mamba, section 3.4)."""
 
@@ -202,7 +206,7 @@ class VideoMambaMixer(nn.Module):
         self.in_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.use_bias)
         self.forward_scan = VideoMambaScanDirection(config)
         self.backward_scan = VideoMambaScanDirection(config) if config.bidirectional else None
-        self.out_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
+        self.out_proj = VideoMambaOutputProjection(config.intermediate_size, config.hidden_size, bias=config.use_bias)
 
     def forward(self, hidden_states: Tensor, temporal_order: tuple[Tensor, Tensor] | None = None) -> Tensor:
         x, gate = self.in_proj(hidden_states).chunk(2, dim=-1)  # 2 x (batch, length, intermediate)
@@ -297,7 +301,7 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """The reference's initialisation. Modules come after their children, so that the mixer has the last word."""
+        """The reference's initialisation, by the type of the module that owns a parameter."""
         std = self.config.initializer_range
         if isinstance(module, (nn.Conv3d, nn.Conv1d)):
             bound = 1 / math.sqrt(module.weight[0].numel())  # PyTorch's default
@@ -305,7 +309,11 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
             if module.bias is not None:
                 init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, nn.Linear):
-            init.trunc_normal_(module.weight, std=std, a=-2.0, b=2.0)
+            if isinstance(module, VideoMambaOutputProjection):
+                bound = 1 / math.sqrt(module.in_features * self.config.num_hidden_layers)
+                init.uniform_(module.weight, -bound, bound)
+            else:
+                init.trunc_normal_(module.weight, std=std, a=-2.0, b=2.0)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, (VideoMambaRMSNorm, VideoMambaLayerNorm)):
@@ -321,9 +329,6 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
             states = torch.arange(1, self.config.state_size + 1, dtype=torch.float32, device=module.A_log.device)
             init.copy_(module.A_log, states.log().expand_as(module.A_log))
             init.ones_(module.D)
-        elif isinstance(module, VideoMambaMixer):
-            bound = 1 / math.sqrt(self.config.intermediate_size * self.config.num_hidden_layers)
-            init.uniform_(module.out_proj.weight, -bound, bound)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """As in transformers. The saved directory carries this code and names every Auto class, not only that of this head."""

@@ -1,0 +1,68 @@
+"""What tests share: the reference's tensors, models of test size, and clips rendered on the spot."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conversion.convert_videomamba_to_hf import convert, save
+from modeling_videomamba import VideoMambaConfig
+
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def golden(case: str) -> SimpleNamespace:
+    """Tensors that the official code produced: `.inputs`, `.outputs`, `.meta`, and the path of its `.checkpoint`."""
+    folder = FIXTURES / case
+    return SimpleNamespace(
+        checkpoint=folder / "checkpoint.safetensors",
+        inputs=load_file(folder / "inputs.safetensors"),
+        outputs=load_file(folder / "outputs.safetensors"),
+        meta=json.loads((folder / "meta.json").read_text()),
+    )
+
+
+@pytest.fixture
+def converted(tmp_path):
+    """Converts an official checkpoint, as the command line does, and returns the directory."""
+
+    def convert_to_directory(checkpoint: Path, **kwargs) -> Path:
+        model, _ = convert(checkpoint, **kwargs)
+        save(model, tmp_path / "converted", checkpoint)
+        return tmp_path / "converted"
+
+    return convert_to_directory
+
+
+def small_config(**overrides) -> VideoMambaConfig:
+    """Two narrow blocks on clips of 4 frames of 32 x 32 pixels: 17 tokens."""
+    sizes = {"image_size": 32, "num_frames": 4, "hidden_size": 32, "num_hidden_layers": 2, "num_labels": 5}
+    return VideoMambaConfig(**(sizes | overrides))
+
+
+@pytest.fixture
+def pixel_values():
+    return torch.randn(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def render_clip(path: Path, num_frames: int = 40, size: tuple[int, int] = (64, 96), codec: str = "libx264") -> np.ndarray:
+    """Writes a clip in which frame i is told by its brightness, a keyframe every 12 frames; returns what was drawn.
+
+    `size` is `(height, width)`; the result `(num_frames, height, width, 3)`, uint8.
+    """
+    height, width = size
+    ramp = np.linspace(0, 40, width, dtype=np.uint8)
+    frames = np.stack([np.full((height, width, 3), 30 + 4 * i, np.uint8) + ramp[None, :, None] for i in range(num_frames)])
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, "yuv420p", 12
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return frames

@@ -1,0 +1,219 @@
+"""The operator: every implementation against the fp64 oracle and the reference's tensors, forward and backward."""
+
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+
+from modeling_videomamba import SCAN_IMPLEMENTATIONS, scan_report, selective_scan
+from modeling_videomamba.selective_scan import (
+    ScanInputs,
+    choose_scan_implementation,
+    mamba_ssm_import_error,
+    scan_directions,
+    selective_scan_reference,
+)
+from modeling_videomamba.selective_scan_torch import STEPS_PER_CHUNK, selective_scan_lanes
+
+from .conftest import golden
+
+
+NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+
+
+def scan_inputs(batch=2, dim=6, state=5, length=77, dtype=torch.float64, seed=0):
+    """Random inputs of the public operator, by name."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    return {
+        "u": normal(batch, dim, length),
+        "delta": normal(batch, dim, length),
+        "A": -normal(dim, state).abs().to(torch.promote_types(dtype, torch.float32)) - 0.1,
+        "B": normal(batch, state, length),
+        "C": normal(batch, state, length),
+        "D": normal(dim),
+        "z": normal(batch, dim, length),
+        "delta_bias": normal(dim),
+    }
+
+
+def gradients(scan, inputs, upstream, **kwargs):
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in inputs.items()}
+    out = scan(**leaves, delta_softplus=True, **kwargs)
+    return out, dict(zip(leaves, torch.autograd.grad(out, leaves.values(), upstream.to(out.dtype))))
+
+
+def assert_same(actual, expected, relative):
+    """Within `relative` of the largest expected value."""
+    assert torch.isfinite(actual).all()
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=0, atol=relative * expected.abs().max().item())
+
+
+class TestAgainstTheReference:
+    @pytest.mark.parametrize("case", ["op_selective_scan_f64", "op_selective_scan_f64_noz"])
+    @pytest.mark.parametrize("scan", [selective_scan, selective_scan_reference])
+    def test_output_last_state_and_gradients(self, case, scan):
+        reference = golden(case)
+        inputs = {name: reference.inputs[name] for name in NAMES if name in reference.inputs}
+        out, grads = gradients(scan, inputs, reference.inputs["dout"])
+        torch.testing.assert_close(out, reference.outputs["out"], rtol=0, atol=1e-10)
+        for name, grad in grads.items():
+            torch.testing.assert_close(grad, reference.outputs[f"grad.{name}"], rtol=0, atol=1e-10)
+        _, last_state = scan(**inputs, delta_softplus=True, return_last_state=True)
+        torch.testing.assert_close(last_state, reference.outputs["last_state"], rtol=0, atol=1e-10)
+
+
+class TestTorchAgainstTheOracle:
+    @pytest.mark.parametrize("reverse", [False, True])
+    @pytest.mark.parametrize("length", [1, 2, STEPS_PER_CHUNK, STEPS_PER_CHUNK + 1, 5 * STEPS_PER_CHUNK + 7])
+    def test_forward_and_backward(self, length, reverse):
+        inputs = scan_inputs(length=length)
+        upstream = torch.randn(2, 6, length, dtype=torch.float64)
+        expected, expected_grads = gradients(selective_scan_reference, inputs, upstream, reverse=reverse)
+        out, grads = gradients(selective_scan, inputs, upstream, reverse=reverse)
+        assert_same(out, expected, 1e-12)
+        for name in NAMES:
+            assert_same(grads[name], expected_grads[name], 1e-12)
+
+    @pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 5e-3)])
+    def test_lower_precision_keeps_an_fp32_state(self, dtype, relative):
+        inputs = scan_inputs(dtype=dtype, length=300)
+        upstream = torch.randn(2, 6, 300, dtype=torch.float64)
+        expected, expected_grads = gradients(selective_scan_reference, inputs, upstream)
+        out, grads = gradients(selective_scan, inputs, upstream)
+        assert out.dtype == dtype
+        assert_same(out, expected, relative)
+        for name in NAMES:
+            assert grads[name].dtype == inputs[name].dtype
+            assert_same(grads[name], expected_grads[name], relative)
+        _, last_state = selective_scan(**inputs, delta_softplus=True, return_last_state=True)
+        assert last_state.dtype == torch.float32
+
+    def test_two_directions_at_once_are_the_sum_of_two_scans(self):
+        lanes = []
+        for seed in (0, 1):
+            inputs = scan_inputs(seed=seed, length=100)
+            lanes.append(ScanInputs(*(x.mT if x.ndim == 3 else x for name, x in inputs.items() if name != "z")))
+        expected = sum(
+            selective_scan_reference(**scan_inputs(seed=seed, length=100) | {"z": None}, delta_softplus=True, reverse=reverse)
+            for seed, reverse in ((0, False), (1, True))
+        )
+        assert_same(scan_directions(*lanes).mT, expected, 1e-12)
+
+    def test_without_the_optional_inputs(self):
+        inputs = scan_inputs() | {"D": None, "z": None, "delta_bias": None}
+        inputs["delta"] = inputs["delta"].abs()
+        assert_same(selective_scan(**inputs), selective_scan_reference(**inputs), 1e-12)
+
+    @pytest.mark.parametrize("large", [30.0, 1e4])
+    def test_large_delta_does_not_overflow(self, large):
+        inputs = scan_inputs(dtype=torch.float32)
+        inputs["delta"] = inputs["delta"] * large
+        inputs["A"] = inputs["A"] * 100
+        out, grads = gradients(selective_scan, inputs, torch.ones(2, 6, 77))
+        assert_same(out, selective_scan_reference(**inputs, delta_softplus=True), 1e-5)
+        assert all(torch.isfinite(grad).all() for grad in grads.values())
+
+    def test_small_delta_keeps_its_relative_precision(self):
+        inputs = scan_inputs(dtype=torch.float32)
+        inputs["delta_bias"] = torch.full((6,), -12.0)  # softplus: 6e-6
+        inputs |= {"D": None, "z": None}
+        assert_same(selective_scan(**inputs, delta_softplus=True), selective_scan_reference(**inputs, delta_softplus=True), 1e-5)
+
+    def test_autocast_leaves_the_recurrence_in_fp32(self):
+        inputs = scan_inputs(dtype=torch.float32)
+        plain = selective_scan(**inputs, delta_softplus=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(selective_scan(**inputs, delta_softplus=True), plain)
+
+    def test_no_gradient_flows_from_the_last_state(self):
+        inputs = {name: tensor.requires_grad_() for name, tensor in scan_inputs().items()}
+        _, last_state = selective_scan(**inputs, return_last_state=True)
+        assert not last_state.requires_grad
+
+    @pytest.mark.parametrize("lanes", [1, 2])
+    def test_is_a_well_formed_custom_operator(self, lanes):
+        operator = torch.ops.videomamba.selective_scan.default
+        inputs = scan_inputs(dtype=torch.float32, length=40)
+        tensors = [[(x.mT if x.ndim == 3 else x).clone().requires_grad_()] * lanes for n, x in inputs.items() if n != "z"]
+        torch.library.opcheck(operator, (*tensors, [False, True][:lanes], True, True))
+
+    def test_memory_does_not_hold_the_states_of_the_whole_sequence(self):
+        """What autograd keeps, and every output, is far below `(batch, dim, length, state)`."""
+        batch, length, dim, state = 1, 2048, 64, 16
+        inputs = scan_inputs(batch, dim, state, length, torch.float32)
+        lane = [[(x.mT if x.ndim == 3 else x).requires_grad_()] for name, x in inputs.items() if name != "z"]
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
+            selective_scan_lanes(*lane, [False], True)
+        assert max(saved) == batch * length * dim
+        assert sum(saved) < 5 * batch * length * dim < batch * length * dim * state
+
+
+class TestMambaSsm:
+    @pytest.mark.skipif(mamba_ssm_import_error() is not None, reason=f"no mamba_ssm: {mamba_ssm_import_error()}")
+    @pytest.mark.parametrize("reverse", [False, True])
+    @pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
+    def test_agrees_with_torch(self, dtype, relative, reverse):
+        inputs = {name: x.cuda() for name, x in scan_inputs(dim=64, state=16, length=300, dtype=dtype).items()}
+        inputs |= {name: inputs[name].float() for name in ("A", "D", "delta_bias")}
+        upstream = torch.randn(2, 64, 300, device="cuda")
+        kwargs = {"reverse": reverse}
+        expected, expected_grads = gradients(selective_scan, inputs, upstream, implementation="torch", **kwargs)
+        out, grads = gradients(selective_scan, inputs, upstream, implementation="mamba_ssm", **kwargs)
+        assert_same(out, expected, relative)
+        for name in NAMES:
+            assert_same(grads[name], expected_grads[name], relative)
+
+    def test_is_called_through_public_functions_by_keyword(self, monkeypatch):
+        """With a stand-in for mamba_ssm on CPU: reversed lanes are flipped in and out, every argument is named."""
+        interface = ModuleType("mamba_ssm.ops.selective_scan_interface")
+        interface.selective_scan_fn = lambda **kwargs: selective_scan_reference(**kwargs)
+        for name in ("mamba_ssm", "mamba_ssm.ops"):
+            monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        monkeypatch.setitem(sys.modules, interface.__name__, interface)
+        monkeypatch.setattr(sys.modules["modeling_videomamba.selective_scan"], "_why_not", lambda *_: None)
+        for reverse in (False, True):
+            inputs = scan_inputs()
+            out, state = selective_scan(
+                **inputs, delta_softplus=True, return_last_state=True, reverse=reverse, implementation="mamba_ssm"
+            )
+            expected, expected_state = selective_scan_reference(
+                **inputs, delta_softplus=True, return_last_state=True, reverse=reverse
+            )
+            assert_same(out, expected, 1e-6)
+            assert_same(state, expected_state, 1e-6)
+
+
+class TestChoice:
+    def test_cpu_tensors_take_torch_whatever_is_installed(self):
+        assert choose_scan_implementation("auto", "cpu") == "torch"
+
+    def test_report_says_what_runs_and_why_not_the_others(self):
+        assert scan_report("cpu") == "selective scan on cpu: torch (not mamba_ssm: it needs CUDA tensors, these are on cpu)"
+
+    def test_forced_implementation_that_cannot_run_says_why(self):
+        with pytest.raises(RuntimeError, match="'mamba_ssm' cannot run: it needs CUDA tensors, these are on cpu"):
+            selective_scan(**scan_inputs(), implementation="mamba_ssm")
+
+    def test_unknown_implementation_is_named_beside_the_known_ones(self):
+        with pytest.raises(ValueError, match="'cudnn'.*auto, mamba_ssm, torch"):
+            selective_scan(**scan_inputs(), implementation="cudnn")
+        assert set(SCAN_IMPLEMENTATIONS) == {"torch", "mamba_ssm"}
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("name", ["delta", "A", "B", "C", "D", "z", "delta_bias"])
+    def test_wrong_shape_is_named(self, name):
+        inputs = scan_inputs()
+        inputs[name] = inputs[name][..., :-1] if name != "A" else inputs[name][:-1]
+        with pytest.raises(ValueError, match=f"`{name}` must have shape"):
+            selective_scan(**inputs)
+
+    def test_wrong_rank(self):
+        with pytest.raises(ValueError, match=r"`u` must be \(batch, dim, length\)"):
+            selective_scan(**scan_inputs() | {"u": torch.zeros(3, 4)})
