@@ -44,7 +44,7 @@ def convert(
     tubelet_size: int | None = None,
     inflation: str = "center",
 ) -> tuple[VideoMambaPreTrainedModel, list[str]]:
-    """Loads an official checkpoint into the class that fits it: a video or image classifier, or a bare model if it has no head.
+    """Loads an official checkpoint into the class that fits it: a video or image classifier, or, without a head, a bare model.
 
     Args:
         source: path of the checkpoint.
@@ -148,7 +148,9 @@ def main() -> None:
         help="configuration field that no tensor tells, with a JSON value; repeatable. 'image_size=[40,24]', patch_stride=8, "
         "layer_norm_eps=1e-3, drop_path_rate=0.1",
     )
-    parser.add_argument("--num-frames", type=int, help="interpolate to this number of frames; makes an image model a video one")
+    parser.add_argument(
+        "--num-frames", type=int, help="interpolate to this number of frames; makes an image model a video one"
+    )
     parser.add_argument("--image-size", type=int, help="interpolate to square frames of this many pixels")
     parser.add_argument("--tubelet-size", type=int, help="frames a patch spans, when an image model becomes a video one")
     parser.add_argument("--inflation", choices=("center", "mean"), default="center", help="and how its kernel fills them")

@@ -50,4 +50,6 @@ def _data_set_labels(data_set: str) -> dict[str, str] | list[str]:
         offline = {"kinetics-400": MViT_V2_S_Weights.KINETICS400_V1, "imagenet-1k": ResNet50_Weights.IMAGENET1K_V2}
         if data_set in offline:
             return offline[data_set].meta["categories"]
-        raise ValueError(f"The labels of {data_set} are on the hub only, which is out of reach: give --labels FILE.") from error
+        raise ValueError(
+            f"The labels of {data_set} are on the hub only, which is out of reach: give --labels FILE."
+        ) from error

@@ -30,8 +30,8 @@ def model_card(model: VideoMambaPreTrainedModel, name: str, source: str) -> str:
 # {name}
 
 A [VideoMamba](https://arxiv.org/abs/2403.06977) model, converted from the official-layout checkpoint `{source}`:
-{config.num_hidden_layers} blocks of width {config.hidden_size}, {config.num_frames or 1} frame(s) of {config.image_size} pixels,
-{model.num_parameters():,} parameters. The conversion changes names and layout, never values.
+{config.num_hidden_layers} blocks of width {config.hidden_size}, {config.num_frames or 1} frame(s) of {config.image_size}
+pixels, {model.num_parameters():,} parameters. The conversion changes names and layout, never values.
 
 ```python
 from transformers import {"pipeline" if task else "AutoModel"}

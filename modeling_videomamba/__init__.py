@@ -1,7 +1,7 @@
 """VideoMamba for transformers.
 
-Importing this package registers the model with transformers' Auto classes and pipelines. Models saved from it carry its code, so
-that they load elsewhere with `trust_remote_code=True`, without this package.
+Importing this package registers the model with transformers' Auto classes and pipelines. Models saved from it carry its
+code, so that they load elsewhere with `trust_remote_code=True`, without this package.
 """
 
 from transformers import (

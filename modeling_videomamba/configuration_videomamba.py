@@ -29,7 +29,7 @@ class VideoMambaConfig(PreTrainedConfig):
     | `VideoMambaConfig.tiny()`     | 192         | 24                | 7.0 M                              |
     | `VideoMambaConfig.small()`    | 384         | 24                | 25.6 M                             |
     | `VideoMambaConfig.middle()`   | 576         | 32                | 73.9 M                             |
-    | `VideoMambaConfig.base()`     | 768         | 24                | 97.2 M                             |
+    | `VideoMambaConfig.base()`     | 768         | 24                | 97.1 M                             |
 
     Args:
         image_size (`int` or `(height, width)`, defaults to 224):
@@ -136,7 +136,7 @@ class VideoMambaConfig(PreTrainedConfig):
             self.patch_stride = self.patch_size
         super().__post_init__(**kwargs)
 
-    def validate_architecture(self):
+    def validate_architecture(self) -> None:
         """Part of the validation of `@strict`; raises `ValueError` with the offending value."""
         super().validate_architecture()
         for name in ("patch_size", "patch_stride", "num_channels", "tubelet_size", "hidden_size", "num_hidden_layers"):

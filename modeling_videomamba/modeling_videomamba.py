@@ -84,16 +84,14 @@ class VideoMambaEmbeddings(nn.Module):
         self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + rows * columns, config.hidden_size))
         self.temporal_position_embeddings = None
         if config.num_frames is not None:
-            self.temporal_position_embeddings = nn.Parameter(
-                torch.zeros(1, config.num_temporal_positions, config.hidden_size)
-            )
+            self.temporal_position_embeddings = nn.Parameter(torch.zeros(1, config.num_temporal_positions, config.hidden_size))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> tuple[Tensor, tuple[int, int]]:
         """Returns the tokens `(batch, 1 + positions * patches, hidden)` and `(positions, patches per position)`."""
         self._check(pixel_values, interpolate_pos_encoding)
         patches = self.patch_embeddings(pixel_values)
-        batch, positions, rows, columns, hidden = patches.shape
+        batch, positions, rows, columns, _ = patches.shape
         space = interpolate_spatial(self.position_embeddings, self.config.grid_size, (rows, columns))
         patches = patches.flatten(2, 3) + space[:, None, 1:]  # (batch, positions, patches, hidden)
         if self.temporal_position_embeddings is not None:
@@ -130,7 +128,7 @@ class VideoMambaEmbeddings(nn.Module):
             raise ValueError(
                 f"The position embeddings cover {config.num_frames or config.tubelet_size} frames of "
                 f"{image_size[0]} x {image_size[1]} pixels, got {frames} of {height} x {width}. Pass "
-                "`interpolate_pos_encoding=True` to interpolate them, or `model.resize_position_embeddings(...)` to do so once."
+                "`interpolate_pos_encoding=True` to interpolate them, or do so once with `model.resize_position_embeddings(...)`."
             )
 
 
@@ -367,9 +365,7 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
         new |= {"image_size": image_size or self.config.image_size, "num_frames": num_frames or self.config.num_frames}
         new = type(self.config).from_dict(new)  # validated before anything changes
         embeddings = self.base_model.embeddings
-        embeddings.position_embeddings = nn.Parameter(
-            interpolate_spatial(embeddings.position_embeddings, old, new.grid_size)
-        )
+        embeddings.position_embeddings = nn.Parameter(interpolate_spatial(embeddings.position_embeddings, old, new.grid_size))
         if embeddings.temporal_position_embeddings is not None:
             embeddings.temporal_position_embeddings = nn.Parameter(
                 interpolate_temporal(embeddings.temporal_position_embeddings, new.num_temporal_positions)

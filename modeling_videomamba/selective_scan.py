@@ -98,9 +98,7 @@ def selective_scan(
     return (y, last_state[0].detach()) if return_last_state else y
 
 
-def scan_directions(
-    forward: ScanInputs | None, backward: ScanInputs | None = None, implementation: str = "auto"
-) -> Tensor:
+def scan_directions(forward: ScanInputs | None, backward: ScanInputs | None = None, implementation: str = "auto") -> Tensor:
     """Sum of a scan from the start and one from the end, delta through its softplus: what VideoMamba's mixer needs.
 
     Both run as one recurrence where the implementation can. Either direction may be left out. Returns
@@ -254,9 +252,7 @@ def _run_mamba_ssm(lanes: list[ScanInputs], reverse: list[bool], delta_softplus:
 
 def _check_shapes(u, delta, A, B, C, D, z, delta_bias) -> None:
     if u.ndim != 3 or A.ndim != 2:
-        raise ValueError(
-            f"`u` must be (batch, dim, length) and `A` (dim, state), got {tuple(u.shape)} and {tuple(A.shape)}."
-        )
+        raise ValueError(f"`u` must be (batch, dim, length) and `A` (dim, state), got {tuple(u.shape)} and {tuple(A.shape)}.")
     (batch, dim, length), state = u.shape, A.shape[1]
     expected = {
         "delta": (delta, u.shape),

@@ -67,7 +67,7 @@ def decode_video(
 def torchcodec_is_usable() -> bool:
     """Whether torchcodec is installed, fits the installed torch, and found FFmpeg."""
     try:
-        import torchcodec.decoders  # noqa: F401
+        import torchcodec.decoders
     except Exception:  # a build for another torch fails with errors of several types
         return False
     return getattr(torchcodec, "ffmpeg_major_version", True) is not None

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from torch import Tensor
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
@@ -90,7 +89,7 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
         shifts = [int(segment / (num_clips + 1) * (clip + 1)) for clip in range(num_clips)]
         return np.concatenate([np.minimum(starts + shift, last) for shift in shifts])
 
-    def fetch_videos(self, video_url_or_urls: str | list, sample_indices_fn: Callable | None = None):
+    def fetch_videos(self, video_url_or_urls: str | list, sample_indices_fn: Callable | None = None) -> tuple | list:
         if isinstance(video_url_or_urls, list):
             return list(zip(*[self.fetch_videos(video, sample_indices_fn) for video in video_url_or_urls]))
 
@@ -103,9 +102,7 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
     def resize(self, image: Tensor, size, **kwargs) -> Tensor:
         return super().resize(image, size, **(kwargs | {"antialias": False}))
 
-    def _preprocess(
-        self, videos: list[Tensor], num_clips: int, num_crops: int, return_tensors=None, **kwargs
-    ) -> BatchFeature:
+    def _preprocess(self, videos: list[Tensor], num_clips: int, num_crops: int, return_tensors=None, **kwargs) -> BatchFeature:
         if num_clips > 1:
             videos = [clip for video in videos for clip in video.chunk(num_clips)]
         if num_crops > 1:
@@ -124,7 +121,7 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
 
 
 def crops_along_longer_side(video: Tensor, num_crops: int) -> list[Tensor]:
-    """Square crops of a video `(frames, channels, height, width)`, evenly spaced from one end of the longer side to the other."""
+    """Square crops of a video `(frames, channels, height, width)`, evenly spaced from end to end of its longer side."""
     short, long = sorted(video.shape[-2:])
     dim = -1 if video.shape[-1] == long else -2
     step = (long - short) / (num_crops - 1)

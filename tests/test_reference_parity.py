@@ -22,7 +22,10 @@ from modeling_videomamba.modeling_videomamba import VideoMambaMixer
 from .conftest import FIXTURES, golden
 
 
-NON_SQUARE = {"video_cls_nonsquare_t6": {"image_size": [32, 48]}, "image_cls_stride8": {"image_size": [32, 48], "patch_stride": 8}}
+NON_SQUARE = {
+    "video_cls_nonsquare_t6": {"image_size": [32, 48]},
+    "image_cls_stride8": {"image_size": [32, 48], "patch_stride": 8},
+}
 MANIFESTS = json.loads(gzip.decompress((FIXTURES / "classifier_manifests.json.gz").read_bytes()))
 
 
@@ -181,7 +184,9 @@ class TestOtherSizes:
     def test_prefixed_checkpoint_with_a_new_head(self, converted):
         reference = golden("ckpt_head_710_slice_prefix")
         directory = converted(reference.checkpoint, num_frames=6)
-        model = VideoMambaForVideoClassification.from_pretrained(directory, num_labels=400, ignore_mismatched_sizes=True).eval()
+        model = VideoMambaForVideoClassification.from_pretrained(
+            directory, num_labels=400, ignore_mismatched_sizes=True
+        ).eval()
         model.classifier.weight.data = reference.inputs["target_init.head.weight"]
         model.classifier.bias.data = reference.inputs["target_init.head.bias"]
         logits = model(as_video(reference.inputs["pixels"])).logits
@@ -189,13 +194,13 @@ class TestOtherSizes:
 
 
 class TestImageToVideo:
-    @pytest.mark.parametrize(("case", "num_frames", "tubelet_size"), [("inflate_2d_to_3d", 4, 1), ("inflate_2d_to_3d_tubelet4", 8, 4)])
+    @pytest.mark.parametrize(
+        ("case", "num_frames", "tubelet_size"), [("inflate_2d_to_3d", 4, 1), ("inflate_2d_to_3d_tubelet4", 8, 4)]
+    )
     @pytest.mark.parametrize("inflation", ["center", "mean"])
     def test_inflated_checkpoint(self, case, num_frames, tubelet_size, inflation, converted):
         reference = golden(case)
-        directory = converted(
-            reference.checkpoint, num_frames=num_frames, tubelet_size=tubelet_size, inflation=inflation
-        )
+        directory = converted(reference.checkpoint, num_frames=num_frames, tubelet_size=tubelet_size, inflation=inflation)
         model = VideoMambaForVideoClassification.from_pretrained(directory, num_labels=6).eval()
         model.classifier.weight.data = reference.inputs["target_init.head.weight"]
         model.classifier.bias.data = reference.inputs["target_init.head.bias"]

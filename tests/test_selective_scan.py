@@ -122,7 +122,9 @@ class TestTorchAgainstTheOracle:
         inputs = scan_inputs(dtype=torch.float32)
         inputs["delta_bias"] = torch.full((6,), -12.0)  # softplus: 6e-6
         inputs |= {"D": None, "z": None}
-        assert_same(selective_scan(**inputs, delta_softplus=True), selective_scan_reference(**inputs, delta_softplus=True), 1e-5)
+        assert_same(
+            selective_scan(**inputs, delta_softplus=True), selective_scan_reference(**inputs, delta_softplus=True), 1e-5
+        )
 
     def test_autocast_leaves_the_recurrence_in_fp32(self):
         inputs = scan_inputs(dtype=torch.float32)

@@ -1,0 +1,57 @@
+"""What the benchmarks share: interleaved timing, memory, and a header that says where numbers come from."""
+
+import ctypes
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import transformers
+
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def medians(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each run, taken in turn, A B C A B C ..., so that drift of a shared machine hits all alike.
+
+    Each timed call follows an untimed one of the same kind. Otherwise it would pay the page faults for memory that the call
+    before it, of another kind, has given back to the system.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            run()
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def extra_memory(run: Callable[[], object]) -> float:
+    """MiB of resident memory that a call takes at its peak beyond what was resident before. Linux only."""
+
+    def status(field: str) -> int:
+        [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)]
+        return int(line.split()[1])
+
+    run()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = status("VmRSS")
+    run()
+    return (status("VmHWM") - before) / 1024
+
+
+def provenance() -> str:
+    """Machine, versions and commit, as a line of markdown."""
+    models = [x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    return (
+        f"{models[0] if models else platform.processor()}, {torch.get_num_threads()} threads, "
+        f"{torch.backends.cpu.get_cpu_capability()}; torch {torch.__version__}, transformers {transformers.__version__}; "
+        f"commit {commit or 'unknown'}"
+    )

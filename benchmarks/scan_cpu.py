@@ -1,0 +1,142 @@
+"""The scan of one VideoMamba-M block on CPU, both directions, beside that block's matrix products and transformers' Mamba.
+
+    python benchmarks/scan_cpu.py
+
+fp32, batch 1. Lengths are those of 8, 16 and 64 frames at 224 pixels. Everything runs in one process, in turn, and what counts
+is the ratio. "Products" are the block's projections: into the mixer, to delta, B and C for both directions, and out of it.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers.models.mamba import modeling_mamba
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from benchmarks.common import RESULTS, extra_memory, medians, provenance
+from modeling_videomamba import VideoMambaConfig
+from modeling_videomamba.selective_scan import ScanInputs, scan_directions
+
+
+CONFIG = VideoMambaConfig.middle()
+
+
+def scan_inputs(length: int, requires_grad: bool = False) -> tuple[ScanInputs, ScanInputs]:
+    """Inputs of both directions with the time steps of a trained model: softplus(bias) log-uniform in [0.001, 0.1]."""
+    dim, state = CONFIG.intermediate_size, CONFIG.state_size
+    directions = []
+    for _ in range(2):
+        step = torch.exp(torch.rand(dim) * math.log(100) + math.log(1e-3))
+        direction = ScanInputs(
+            u=torch.nn.functional.silu(torch.randn(1, length, dim)),
+            delta=torch.randn(1, length, dim),
+            A=-torch.arange(1.0, state + 1).repeat(dim, 1) * torch.exp(0.1 * torch.randn(dim, state)),
+            B=torch.randn(1, length, state),
+            C=torch.randn(1, length, state),
+            D=torch.ones(dim),
+            delta_bias=step + torch.log(-torch.expm1(-step)),
+        )
+        directions.append(ScanInputs(*(x.requires_grad_(requires_grad) for x in direction)))
+    return tuple(directions)
+
+
+def matrix_products(length: int) -> Callable[[], None]:
+    """The matrix products of one block."""
+    hidden, inner, rank, state = CONFIG.hidden_size, CONFIG.intermediate_size, CONFIG.time_step_rank, CONFIG.state_size
+    x, y = torch.randn(length, hidden), torch.randn(length, inner)
+    in_proj, out_proj = torch.randn(2 * inner, hidden), torch.randn(hidden, inner)
+    x_proj, dt_proj = torch.randn(rank + 2 * state, inner), torch.randn(inner, rank)
+
+    def run() -> None:
+        x @ in_proj.T
+        for _ in range(2):
+            (y @ x_proj.T)[:, :rank] @ dt_proj.T
+        y @ out_proj.T
+
+    return run
+
+
+def scans(length: int) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Our scan of one block: forward alone, as in inference, and forward and backward."""
+    inference, training = scan_inputs(length), scan_inputs(length, requires_grad=True)
+    upstream = torch.randn(1, length, CONFIG.intermediate_size)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            scan_directions(*inference)
+
+    def forward_and_backward() -> None:
+        torch.autograd.grad(scan_directions(*training), [x for lane in training for x in lane], upstream)
+
+    return forward, forward_and_backward
+
+
+def transformers_scan(forward: ScanInputs, backward: ScanInputs) -> Tensor:
+    """Transformers' own fallback for Mamba, once a direction, the backward one on flipped copies."""
+    total = 0
+    for direction, reverse in ((forward, False), (backward, True)):
+        u, delta, B, C = (x.mT.contiguous() for x in (direction.u, direction.delta, direction.B, direction.C))
+        if reverse:
+            u, delta, B, C = (x.flip(-1) for x in (u, delta, B, C))
+        y = modeling_mamba.mamba_selective_scan(
+            u, delta, direction.A, B, C, direction.D, delta_bias=direction.delta_bias, delta_softplus=True
+        )
+        total = total + (y.flip(-1) if reverse else y)
+    return total.mT
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1569, 3137, 12545])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--peer-up-to", type=int, default=3137, help="longest length for transformers' scan, which is slow")
+    parser.add_argument("--output", type=Path, default=RESULTS / "scan_cpu.md")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+
+    lines = [
+        "| length | products, ms | scan, ms | scan / products | fwd + bwd / fwd | transformers' scan / ours | difference "
+        "| extra MiB fwd | extra MiB fwd + bwd |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    print(provenance(), *lines, sep="\n")
+    memory = {length: [extra_memory(run) for run in scans(length)] for length in args.lengths}
+    for length in args.lengths:
+        forward, forward_and_backward = scans(length)
+        runs = {"products": matrix_products(length), "forward": forward, "training": forward_and_backward}
+        median = medians(runs, args.repeats)
+        peer, difference = "–", "–"
+        if length <= args.peer_up_to and hasattr(modeling_mamba, "mamba_selective_scan"):
+            directions = scan_inputs(length)
+            with torch.inference_mode():
+                pair = medians(
+                    {"theirs": lambda x=directions: transformers_scan(*x), "ours": lambda x=directions: scan_directions(*x)},
+                    repeats=3,
+                )
+                difference = f"{(transformers_scan(*directions) - scan_directions(*directions)).abs().max():.1e}"
+            peer = f"{pair['theirs'] / pair['ours']:.1f}"
+        row = [
+            f"{length}",
+            f"{median['products'] * 1e3:.0f}",
+            f"{median['forward'] * 1e3:.0f}",
+            f"{median['forward'] / median['products']:.2f}",
+            f"{median['training'] / median['forward']:.2f}",
+            peer,
+            difference,
+            *(f"{mebibytes:.0f}" for mebibytes in memory[length]),
+        ]
+        lines.append("| " + " | ".join(row) + " |")
+        print(lines[-1], flush=True)
+
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(f"{__doc__.splitlines()[0]}\n\n{provenance()}\n\n" + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""The converter: what it reads, what it refuses, and that it never leaves half a directory."""
+
+import argparse
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conversion import labels
+from conversion.convert_videomamba_to_hf import convert, save
+from conversion.labels import load_labels
+from conversion.official_layout import CheckpointError, read_checkpoint
+from modeling_videomamba import VideoMambaForVideoClassification, VideoMambaModel
+
+from .conftest import FIXTURES, golden
+
+
+ROOT = Path(__file__).parents[1]
+CHECKPOINT = FIXTURES / "pth_checkpoints" / "checkpoint.safetensors"
+
+
+def run_cli(*args, expect=0):
+    command = [sys.executable, ROOT / "conversion" / "convert_videomamba_to_hf.py", *args]
+    process = subprocess.run([str(x) for x in command], capture_output=True, text=True, cwd=ROOT.parent)
+    assert process.returncode == expect, process.stderr
+    return process.stdout if expect == 0 else process.stderr
+
+
+def altered(tmp_path, **changes) -> Path:
+    """The small checkpoint with some tensors replaced, added, or (None) removed."""
+    tensors = {name: x for name, x in (load_file(CHECKPOINT) | changes).items() if x is not None}
+    save_file(tensors, tmp_path / "altered.safetensors")
+    return tmp_path / "altered.safetensors"
+
+
+class TestCommandLine:
+    def test_writes_a_complete_directory_and_says_what_it_is(self, tmp_path):
+        (tmp_path / "names.txt").write_text("\n".join("abcdef"))
+        report = run_cli(CHECKPOINT, tmp_path / "model", "--labels", tmp_path / "names.txt")
+        assert "VideoMambaForVideoClassification, 37,158 parameters" in report
+        written = {path.name for path in (tmp_path / "model").iterdir()}
+        assert written >= {"config.json", "model.safetensors", "video_preprocessor_config.json", "README.md"}
+        assert written >= {path.name for path in (ROOT / "modeling_videomamba").glob("*.py")} - {"__init__.py"}
+        config = json.loads((tmp_path / "model" / "config.json").read_text())
+        assert config["id2label"] == dict(zip("012345", "abcdef"))
+        processor = json.loads((tmp_path / "model" / "video_preprocessor_config.json").read_text())
+        assert (processor["num_frames"], processor["crop_size"]) == (4, {"height": 32, "width": 32})
+
+    def test_settings_that_no_tensor_tells(self, tmp_path):
+        settings = ("image_size=[32,48]", "patch_stride=8", "layer_norm_eps=1e-3", "drop_path_rate=0.2")
+        checkpoint = golden("image_cls_stride8").checkpoint
+        run_cli(checkpoint, tmp_path / "model", *(word for setting in settings for word in ("--set", setting)))
+        config = json.loads((tmp_path / "model" / "config.json").read_text())
+        assert config["image_size"] == [32, 48]
+        assert (config["patch_stride"], config["layer_norm_eps"], config["drop_path_rate"]) == (8, 1e-3, 0.2)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            (["--set", "image_size=[32,32]"], r"pos_embed holds 24 patches, image_size [32, 32] makes 4 x 4"),
+            ([], "pos_embed holds 24 patches"),
+            (["--set", "hidden_size=64"], "contradicts the checkpoint, whose tensors say 32"),
+            (["--set", "widht=3"], "VideoMambaConfig has no such field"),
+            (["--set", "image_size=[32"], "is no JSON value"),
+            (["--set", "image_size"], "expected KEY=VALUE"),
+            (["--set", "image_size=[32,48]", "--labels", "nowhere.txt"], "No such label file: nowhere.txt"),
+        ],
+    )
+    def test_a_mistake_ends_in_one_line_and_writes_nothing(self, tmp_path, settings, message):
+        expect = 2 if "JSON" in message or "KEY" in message else 1
+        error = run_cli(golden("video_cls_nonsquare_t6").checkpoint, tmp_path / "out", *settings, expect=expect)
+        assert message in error
+        assert "Traceback" not in error
+        assert not list(tmp_path.iterdir())
+
+    def test_unwritable_output(self, tmp_path):
+        (tmp_path / "file").touch()
+        assert "error: " in run_cli(CHECKPOINT, tmp_path / "file" / "model", expect=1)
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "precious.txt").write_text("keep")
+        error = run_cli(CHECKPOINT, tmp_path / "full", expect=1)
+        assert "full exists and is not an empty directory" in error
+        assert (tmp_path / "full" / "precious.txt").read_text() == "keep"
+
+
+class TestNothingIsWrittenHalf:
+    def test_failure_while_saving(self, tmp_path, monkeypatch):
+        model, _ = convert(CHECKPOINT)
+        monkeypatch.setattr("conversion.convert_videomamba_to_hf.processor_for", lambda config: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            save(model, tmp_path / "model", CHECKPOINT)
+        assert not list(tmp_path.iterdir())
+
+
+class TestReading:
+    def test_every_layout_holds_the_same_tensors(self):
+        expected = load_file(CHECKPOINT)
+        for layout in ("raw_state_dict", "model_only", "module", "train_loop"):
+            tensors = read_checkpoint(FIXTURES / "pth_checkpoints" / f"{layout}.pth")
+            assert tensors.keys() == expected.keys()
+            assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+    @pytest.mark.parametrize("prefix", ["backbone.", "encoder."])
+    def test_prefixes_are_stripped(self, tmp_path, prefix):
+        torch.save({prefix + name: tensor for name, tensor in load_file(CHECKPOINT).items()}, tmp_path / "prefixed.pth")
+        assert read_checkpoint(tmp_path / "prefixed.pth").keys() == load_file(CHECKPOINT).keys()
+
+    def test_a_pickle_with_code_is_refused_and_nothing_runs(self, tmp_path):
+        target = tmp_path / "executed"
+
+        class Bomb:
+            def __reduce__(self):
+                return (Path.touch, (target,))
+
+        torch.save({"model": load_file(CHECKPOINT), "extra": Bomb()}, tmp_path / "bomb.pth")
+        (tmp_path / "bare.pth").write_bytes(pickle.dumps(Bomb()))
+        for name in ("bomb.pth", "bare.pth"):
+            with pytest.raises(CheckpointError, match=r"Refused to load .*\. Nothing was run\."):
+                convert(tmp_path / name)
+        assert not target.exists()
+
+    def test_the_namespace_of_the_training_loop_stays_the_only_exception(self):
+        assert argparse.Namespace not in torch.serialization.get_safe_globals()
+
+    @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+    @pytest.mark.parametrize("content", [b"", b"hello world " * 20])
+    def test_a_damaged_file(self, tmp_path, suffix, content):
+        (tmp_path / f"bad{suffix}").write_bytes(content)
+        with pytest.raises(CheckpointError, match="bad"):
+            convert(tmp_path / f"bad{suffix}")
+
+    def test_no_such_file(self):
+        with pytest.raises(CheckpointError, match="No such checkpoint file: nowhere"):
+            convert("nowhere.pth")
+
+    def test_no_state_dict(self, tmp_path):
+        torch.save({"epoch": 3, "model": [1, 2]}, tmp_path / "list.pth")
+        with pytest.raises(CheckpointError, match="holds no state dict"):
+            convert(tmp_path / "list.pth")
+
+
+class TestKeyAccounting:
+    def test_another_model(self, tmp_path):
+        torch.save(torch.nn.TransformerEncoderLayer(32, 2).state_dict(), tmp_path / "vit.pth")
+        with pytest.raises(CheckpointError, match="Not a VideoMamba checkpoint: it lacks cls_token, pos_embed"):
+            convert(tmp_path / "vit.pth")
+
+    def test_unexpected_key(self, tmp_path):
+        with pytest.raises(CheckpointError, match=r"Unexpected keys in the checkpoint: layers\.0\.mixer\.E"):
+            convert(altered(tmp_path, **{"layers.0.mixer.E": torch.zeros(3)}))
+
+    def test_missing_key(self, tmp_path):
+        with pytest.raises(CheckpointError, match=r"missing videomamba\.layers\.1\.mixer\.backward_scan\.D"):
+            convert(altered(tmp_path, **{"layers.1.mixer.D_b": None}))
+
+    def test_wrong_shape(self, tmp_path):
+        with pytest.raises(CheckpointError, match=r"backward_scan\.D has shape \(3,\) instead of \(48,\)"):
+            convert(altered(tmp_path, **{"layers.1.mixer.D_b": torch.zeros(3)}))
+
+    def test_a_video_checkpoint_without_temporal_embeddings(self, tmp_path):
+        with pytest.raises(CheckpointError, match="must have a temporal_pos_embedding"):
+            convert(altered(tmp_path, temporal_pos_embedding=None))
+
+    def test_training_only_parts_are_left_out_and_told(self):
+        model, remarks = convert(golden("ckpt_from_pretrain").checkpoint)
+        assert type(model) is VideoMambaModel
+        assert "clip_decoder.0.head.weight" in remarks[0]
+        assert "no classification head" in remarks[-1]
+
+    def test_frames_are_read_off_the_tensor_not_off_the_name(self, tmp_path):
+        renamed = tmp_path / "videomamba_t16_k400_f64_res224.safetensors"
+        renamed.write_bytes(CHECKPOINT.read_bytes())
+        assert convert(renamed)[0].config.num_frames == 4
+
+    def test_every_value_survives(self):
+        model, _ = convert(CHECKPOINT)
+        ours = sorted(tensor.double().sum().item() for tensor in model.state_dict().values())
+        theirs = sorted(tensor.double().sum().item() for tensor in load_file(CHECKPOINT).values())
+        assert ours == pytest.approx(theirs)
+
+
+class TestLabels:
+    @pytest.fixture
+    def offline(self, monkeypatch):
+        def unreachable(*args, **kwargs):
+            raise OSError("no network")
+
+        monkeypatch.setattr(labels, "hf_hub_download", unreachable)
+
+    @pytest.mark.parametrize(
+        ("data_set", "number", "first"), [("kinetics-400", 400, "abseiling"), ("imagenet-1k", 1000, "tench")]
+    )
+    def test_a_library_knows_them_offline(self, offline, data_set, number, first):
+        assert load_labels(data_set, number)[0] == first
+
+    def test_something_something_is_on_the_hub_only(self, offline):
+        with pytest.raises(ValueError, match="something-something-v2 are on the hub only.*--labels FILE"):
+            load_labels("something-something-v2", 174)
+
+    def test_the_hub_comes_first(self, monkeypatch, tmp_path):
+        (tmp_path / "hub.json").write_text(json.dumps({"0": "push", "1": "pull"}))
+        monkeypatch.setattr(labels, "hf_hub_download", lambda *args, **kwargs: tmp_path / "hub.json")
+        assert load_labels("something-something-v2", 2) == {0: "push", 1: "pull"}
+
+    @pytest.mark.parametrize(
+        ("name", "text"), [("a.json", '["x", "y"]'), ("b.json", '{"1": "y", "0": "x"}'), ("c.txt", "x\ny\n")]
+    )
+    def test_files(self, tmp_path, name, text):
+        (tmp_path / name).write_text(text)
+        assert load_labels(str(tmp_path / name), 2) == {0: "x", 1: "y"}
+
+    def test_a_wrong_number_is_an_error(self, tmp_path):
+        (tmp_path / "few.txt").write_text("x\ny\n")
+        with pytest.raises(ValueError, match="names 2 labels, the checkpoint's head has 6"):
+            convert(CHECKPOINT, labels=str(tmp_path / "few.txt"))
+
+    def test_labels_reach_the_model(self, tmp_path):
+        (tmp_path / "names.txt").write_text("\n".join("abcdef"))
+        model, remarks = convert(CHECKPOINT, labels=str(tmp_path / "names.txt"))
+        save(model, tmp_path / "model", CHECKPOINT)
+        loaded = VideoMambaForVideoClassification.from_pretrained(tmp_path / "model")
+        assert loaded.config.id2label == dict(enumerate("abcdef"))
+        assert not remarks

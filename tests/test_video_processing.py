@@ -1,0 +1,259 @@
+"""The video processor: the reference's frames, pixels and views, from files of many kinds."""
+
+import functools
+import http.server
+import json
+import threading
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+from transformers import AutoImageProcessor, AutoVideoProcessor
+from transformers.video_utils import VideoMetadata
+
+from conversion.convert_videomamba_to_hf import processor_for
+from modeling_videomamba import VideoMambaVideoProcessor, decode_video
+from modeling_videomamba.video_decoding import torchcodec_is_usable
+
+from .conftest import FIXTURES, golden, render_clip, small_config
+
+
+DECODERS = [
+    "pyav",
+    pytest.param(
+        "torchcodec",
+        marks=pytest.mark.skipif(not torchcodec_is_usable(), reason="torchcodec, or its FFmpeg, is not installed"),
+    ),
+]
+SAMPLING = [
+    sample
+    for sample in json.loads((FIXTURES / "frame_sampling.json").read_text())["samples"]
+    if sample["dataset"] == "Kinetics_sparse" and sample["mode"] != "train"
+]
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A clip of 40 frames of 64 x 96 pixels, and what it shows."""
+    path = tmp_path / "clip.mp4"
+    return str(path), render_clip(path)
+
+
+def brightness(frames):
+    return frames.float().mean((1, 2, 3)).tolist()
+
+
+class TestFrameSampling:
+    def test_indices_of_the_reference(self):
+        assert len(SAMPLING) == 49
+        for sample in SAMPLING:
+            num_clips = sample.get("test_num_segment", 1)
+            metadata = VideoMetadata(total_num_frames=sample["video_len"])
+            indices = VideoMambaVideoProcessor().sample_frames(metadata, sample["num_frames"], num_clips)
+            clip = indices.reshape(num_clips, -1)[sample.get("chunk_nb", 0)]
+            assert clip.tolist() == sample["indices"], sample
+
+    @pytest.mark.parametrize("length", [1, 2, 5, 7])
+    def test_a_short_video_repeats_frames(self, length):
+        indices = VideoMambaVideoProcessor().sample_frames(VideoMetadata(total_num_frames=length), num_frames=8)
+        assert len(indices) == 8
+        assert set(indices) <= set(range(length))
+        assert (np.diff(indices) >= 0).all()
+
+    def test_fps_is_refused(self, clip):
+        with pytest.raises(ValueError, match="`fps` is not supported"):
+            VideoMambaVideoProcessor()(clip[0], fps=2)
+
+
+class TestTransform:
+    """The reference resizes uint8 frames with OpenCV; ours differs by at most one grey level (0.0175 after normalisation)."""
+
+    @pytest.mark.parametrize("case", ["eval_transform_landscape", "eval_transform_portrait", "eval_transform_upscale"])
+    def test_resize_crop_and_normalisation(self, case):
+        reference = golden(case)
+        short, crop = reference.meta["short_side_size"], reference.meta["crop_size"]
+        frames = reference.inputs["frames"]
+        kwargs = {"do_sample_frames": False, "return_tensors": "pt"}
+        processor = VideoMambaVideoProcessor(size={"shortest_edge": short}, crop_size=crop)
+
+        def check(pixel_values, name):
+            torch.testing.assert_close(pixel_values.transpose(0, 1), reference.outputs[name], rtol=0, atol=0.02)
+
+        for array in (frames, frames.numpy()):
+            check(processor(array, **kwargs)["pixel_values"][0], "validation")
+        check(processor(frames, crop_size=short, **kwargs)["pixel_values"][0], "test.crop0of1")
+        for k, view in enumerate(processor(frames, num_crops=3, **kwargs)["pixel_values"]):
+            check(view, f"test.crop{k}of3")
+
+    def test_images_as_the_reference_evaluates_them(self, tmp_path):
+        """Transformers' CLIP processor, configured, beside the torchvision transforms of the reference (PIL, bicubic)."""
+        config = small_config(image_size=224, num_frames=None)
+        processor_for(config).save_pretrained(tmp_path)
+        processor = AutoImageProcessor.from_pretrained(tmp_path)
+        smooth = np.linspace(0, 255, 300 * 410 * 3).reshape(300, 410, 3)
+        noise = np.random.default_rng(0).normal(0, 25, smooth.shape)
+        image = Image.fromarray((smooth + noise).clip(0, 255).astype(np.uint8))
+        expected = transforms.Compose(
+            [
+                transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
+                transforms.CenterCrop(224),
+                transforms.ToTensor(),
+                transforms.Normalize(processor.image_mean, processor.image_std),
+            ]
+        )(image)
+        pixel_values = processor(image, return_tensors="pt")["pixel_values"][0]
+        torch.testing.assert_close(pixel_values, expected, rtol=0, atol=0.02)
+        assert tuple(processor.image_mean) == (0.485, 0.456, 0.406)
+
+    def test_saved_processor_loads_through_the_auto_class(self, tmp_path):
+        VideoMambaVideoProcessor(num_frames=8, size={"shortest_edge": 64}, crop_size=64, num_clips=2).save_pretrained(tmp_path)
+        processor = AutoVideoProcessor.from_pretrained(tmp_path)
+        assert type(processor) is VideoMambaVideoProcessor
+        assert (processor.num_frames, processor.num_clips, processor.num_crops) == (8, 2, 1)
+        assert processor.size == {"shortest_edge": 64}
+
+
+class TestViews:
+    def test_views_follow_each_other_clip_by_clip_crop_by_crop(self, clip):
+        path, _ = clip
+        processor = VideoMambaVideoProcessor(num_frames=4, size={"shortest_edge": 32}, crop_size=32)
+        views = processor([path, path], num_clips=2, num_crops=3, return_tensors="pt")["pixel_values"]
+        assert views.shape == (2 * 2 * 3, 4, 3, 32, 32)
+        assert torch.equal(views[:6], views[6:])
+        first, second = processor(path, num_clips=2, return_tensors="pt")["pixel_values"]
+        assert first.mean() < second.mean()  # the second clip takes later, brighter frames
+        assert torch.equal(views[1], first)  # the middle one of three crops is the centre crop
+        left, _, right = views[:3]
+        assert left.mean() < right.mean()  # the clip grows brighter from left to right
+
+    def test_scores_are_merged_as_the_reference_merges_them(self):
+        reference = golden("multiview_merge")
+        logits = reference.inputs["logits"]  # (videos, clips, crops, classes)
+        scores = VideoMambaVideoProcessor().post_process_video_classification(logits.flatten(0, 2), num_views=12)
+        torch.testing.assert_close(scores, reference.outputs["scores"])
+        hits = scores.topk(5).indices == reference.inputs["labels"][:, None]
+        assert 100 * hits[:, 0].double().mean() == reference.outputs["top1"].item()
+        assert 100 * hits.any(1).double().mean() == reference.outputs["top5"].item()
+
+
+class TestDecoding:
+    @pytest.mark.parametrize("decoder", DECODERS)
+    @pytest.mark.parametrize(
+        ("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4"), ("a.webm", "libvpx")]
+    )
+    def test_only_the_frames_asked_for_in_any_order(self, tmp_path, name, codec, decoder):
+        path = tmp_path / name
+        drawn = render_clip(path, codec=codec)
+        indices = [39, 0, 1, 13, 13, 27]
+        frames, metadata = decode_video(path, lambda metadata: indices, decoder)
+        assert frames.shape == (6, 3, 64, 96)
+        assert frames.dtype == torch.uint8
+        assert metadata.total_num_frames == 40
+        assert metadata.frames_indices == indices
+        assert brightness(frames) == pytest.approx([drawn[i].mean() for i in indices], abs=1.5)  # frames differ by 4
+
+    @pytest.mark.skipif(not torchcodec_is_usable(), reason="torchcodec, or its FFmpeg, is not installed")
+    def test_both_decoders_return_the_same_pictures(self, clip):
+        frames = [decode_video(clip[0], lambda metadata: range(0, 40, 3), decoder)[0] for decoder in ("pyav", "torchcodec")]
+        assert torch.equal(*frames)
+
+    def test_containers_without_an_index_are_decoded_from_the_start(self, tmp_path):
+        drawn = render_clip(tmp_path / "a.ts")
+        frames, metadata = decode_video(tmp_path / "a.ts", lambda metadata: [5, 20, 38])
+        assert metadata.video_backend == "pyav"
+        assert brightness(frames) == pytest.approx([drawn[i].mean() for i in (5, 20, 38)], abs=1.5)
+
+    @pytest.mark.parametrize("decoder", DECODERS)
+    def test_a_rotated_recording_comes_out_upright(self, tmp_path, decoder):
+        path = tmp_path / "phone.mp4"
+        drawn = render_clip(path)
+        content = bytearray(path.read_bytes())
+        matrix = content.index(b"tkhd") + 4 + 40  # version and flags, times, id, ..., then the transformation matrix
+        one = (1 << 16).to_bytes(4, "big")
+        assert content[matrix : matrix + 4] == one
+        zero, minus_one = bytes(4), (-1 << 16).to_bytes(4, "big", signed=True)
+        content[matrix : matrix + 36] = (
+            zero + one + zero + minus_one + zero + zero + zero + zero + (1 << 30).to_bytes(4, "big")
+        )
+        path.write_bytes(content)
+        [frame] = decode_video(path, lambda metadata: [10], decoder)[0]
+        assert frame.shape == (3, 96, 64)
+        expected = np.rot90(drawn[10], -1).astype(float)  # a quarter turn clockwise
+        assert np.abs(frame.permute(1, 2, 0).numpy() - expected).mean() < 2
+
+    def test_bytes_paths_and_addresses(self, clip, tmp_path):
+        path, _ = clip
+        processor = VideoMambaVideoProcessor(num_frames=4)
+        expected = processor(path, return_tensors="pt")["pixel_values"]
+        assert expected.shape == (1, 4, 3, 224, 224)
+        assert torch.equal(processor(tmp_path / "clip.mp4", return_tensors="pt")["pixel_values"], expected)
+        content = (tmp_path / "clip.mp4").read_bytes()
+        frames = [decode_video(source, lambda metadata: [1, 30])[0] for source in (path, content)]
+        assert torch.equal(*frames)
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *args):
+                pass
+
+        with http.server.HTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=tmp_path)) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            address = f"http://127.0.0.1:{server.server_port}/clip.mp4"
+            assert torch.equal(processor(address, return_tensors="pt")["pixel_values"], expected)
+            server.shutdown()
+
+    def test_all_frames_without_sampling(self, clip):
+        pixel_values = VideoMambaVideoProcessor()(clip[0], do_sample_frames=False, return_tensors="pt")["pixel_values"]
+        assert pixel_values.shape == (1, 40, 3, 224, 224)
+
+
+class TestBadVideos:
+    def check(self, path, message):
+        with pytest.raises(ValueError, match=message) as error:
+            VideoMambaVideoProcessor(num_frames=4)(str(path))
+        assert str(path) in str(error.value)
+
+    def test_empty_file(self, tmp_path):
+        (tmp_path / "empty.mp4").touch()
+        self.check(tmp_path / "empty.mp4", "empty, truncated or no video")
+
+    def test_text_named_mp4(self, tmp_path):
+        (tmp_path / "text.mp4").write_text("not a video " * 100)
+        self.check(tmp_path / "text.mp4", "empty, truncated or no video")
+
+    @pytest.mark.parametrize("kept", [0.3, 0.7, 0.95])
+    @pytest.mark.parametrize("index_first", [False, True])
+    def test_truncated_mp4(self, tmp_path, kept, index_first):
+        """Also when its index comes first and so survives: a part of a video is no video."""
+        path = tmp_path / "whole.mp4"
+        render_clip(path, size=(128, 192))
+        if index_first:
+            with (
+                av.open(str(path)) as source,
+                av.open(str(tmp_path / "f.mp4"), "w", options={"movflags": "faststart"}) as copy,
+            ):
+                stream = copy.add_stream_from_template(source.streams.video[0])
+                for packet in source.demux(video=0):
+                    if packet.dts is not None:
+                        packet.stream = stream
+                        copy.mux(packet)
+            path = tmp_path / "f.mp4"
+        content = path.read_bytes()
+        assert (content.index(b"moov") < content.index(b"mdat")) == index_first
+        (tmp_path / "part.mp4").write_bytes(content[: int(kept * len(content))])
+        self.check(tmp_path / "part.mp4", "truncated")
+
+    def test_sound_only(self, tmp_path):
+        with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+            stream = container.add_stream("aac", rate=8000)
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate = 8000
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        self.check(tmp_path / "sound.mp4", "no video stream")
+
+    def test_missing_file(self):
+        with pytest.raises(FileNotFoundError, match=r"No such video file: nowhere\.mp4"):
+            VideoMambaVideoProcessor()("nowhere.mp4")
