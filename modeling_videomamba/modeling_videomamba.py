@@ -128,7 +128,7 @@ class VideoMambaEmbeddings(nn.Module):
             raise ValueError(
                 f"The position embeddings cover {config.num_frames or config.tubelet_size} frames of "
                 f"{image_size[0]} x {image_size[1]} pixels, got {frames} of {height} x {width}. Pass "
-                "`interpolate_pos_encoding=True` to interpolate them, or do so once with `model.resize_position_embeddings(...)`."
+                "`interpolate_pos_encoding=True` to interpolate them, or use `model.resize_position_embeddings(...)`."
             )
 
 

@@ -185,7 +185,7 @@ def scan_backward(
     reverse: list[bool],
     delta_softplus: bool,
 ) -> tuple[list[Tensor], ...]:
-    """Gradients of u, delta, A, B, C, D and delta_bias (a list each, one tensor a lane), each in its input's dtype and contiguous.
+    """Gradients of u, delta, A, B, C, D and delta_bias: a list each, one tensor a lane, in its input's dtype, contiguous.
 
     `dy`: gradient of the output, `(batch, length, dim)`; `states`: as saved by [`scan_forward`].
     """
