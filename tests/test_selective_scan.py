@@ -6,7 +6,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from modeling_videomamba import SCAN_IMPLEMENTATIONS, scan_report, selective_scan
+from modeling_videomamba import SCAN_IMPLEMENTATIONS, VideoMambaModel, scan_report, selective_scan
+from modeling_videomamba.modeling_videomamba import VideoMambaMixer
 from modeling_videomamba.selective_scan import (
     ScanInputs,
     choose_scan_implementation,
@@ -16,7 +17,7 @@ from modeling_videomamba.selective_scan import (
 )
 from modeling_videomamba.selective_scan_torch import STEPS_PER_CHUNK, selective_scan_lanes
 
-from .conftest import golden
+from .conftest import golden, small_config
 
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
@@ -171,24 +172,42 @@ class TestMambaSsm:
         for name in NAMES:
             assert_same(grads[name], expected_grads[name], relative)
 
-    def test_is_called_through_public_functions_by_keyword(self, monkeypatch):
-        """With a stand-in for mamba_ssm on CPU: reversed lanes are flipped in and out, every argument is named."""
-        interface = ModuleType("mamba_ssm.ops.selective_scan_interface")
-        interface.selective_scan_fn = lambda **kwargs: selective_scan_reference(**kwargs)
-        for name in ("mamba_ssm", "mamba_ssm.ops"):
+    @pytest.fixture
+    def stand_ins(self, monkeypatch):
+        """mamba_ssm and causal_conv1d as CPU functions that take keywords only, taken for usable."""
+        for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.selective_scan_interface", "causal_conv1d"):
             monkeypatch.setitem(sys.modules, name, ModuleType(name))
-        monkeypatch.setitem(sys.modules, interface.__name__, interface)
+
+        def selective_scan_fn(**kwargs):
+            y, last_state = selective_scan_reference(**kwargs)
+            return y.to(kwargs["u"].dtype), last_state.float()
+
+        def causal_conv1d_fn(*, x, weight, bias, activation):
+            assert activation == "silu"
+            x = torch.nn.functional.conv1d(x, weight[:, None], bias, padding=weight.shape[1] - 1, groups=len(weight))
+            return torch.nn.functional.silu(x[..., : 1 - weight.shape[1]])
+
+        sys.modules["mamba_ssm.ops.selective_scan_interface"].selective_scan_fn = selective_scan_fn
+        sys.modules["causal_conv1d"].causal_conv1d_fn = causal_conv1d_fn
         monkeypatch.setattr(sys.modules["modeling_videomamba.selective_scan"], "_why_not", lambda *_: None)
-        for reverse in (False, True):
-            inputs = scan_inputs()
-            out, state = selective_scan(
-                **inputs, delta_softplus=True, return_last_state=True, reverse=reverse, implementation="mamba_ssm"
-            )
-            expected, expected_state = selective_scan_reference(
-                **inputs, delta_softplus=True, return_last_state=True, reverse=reverse
-            )
-            assert_same(out, expected, 1e-6)
-            assert_same(state, expected_state, 1e-6)
+
+    @pytest.mark.parametrize("reverse", [False, True])
+    def test_the_operator_calls_public_functions_by_keyword(self, stand_ins, reverse):
+        kwargs = {"delta_softplus": True, "return_last_state": True, "reverse": reverse}
+        out, state = selective_scan(**scan_inputs(), **kwargs, implementation="mamba_ssm")
+        expected, expected_state = selective_scan_reference(**scan_inputs(), **kwargs)
+        assert_same(out, expected, 1e-6)
+        assert_same(state, expected_state, 1e-6)
+
+    def test_the_mixer_calls_public_functions_by_keyword(self, stand_ins):
+        torch.manual_seed(0)
+        mixer = VideoMambaMixer(small_config(scan_implementation="mamba_ssm"), layer_idx=0)
+        hidden_states = torch.randn(2, 9, 32)
+        out = mixer(hidden_states)
+        for module in mixer.modules():
+            if hasattr(module, "scan_implementation"):
+                module.scan_implementation = "torch"
+        assert_same(out, mixer(hidden_states), 1e-5)
 
 
 class TestChoice:
@@ -197,6 +216,29 @@ class TestChoice:
 
     def test_report_says_what_runs_and_why_not_the_others(self):
         assert scan_report("cpu") == "selective scan on cpu: torch (not mamba_ssm: it needs CUDA tensors, these are on cpu)"
+
+    def test_from_pretrained_forces_one(self, tmp_path):
+        VideoMambaModel(small_config()).save_pretrained(tmp_path)
+        clip = torch.zeros(1, 4, 3, 32, 32)
+        expected = VideoMambaModel.from_pretrained(tmp_path)(clip).pooler_output
+        forced = VideoMambaModel.from_pretrained(tmp_path, scan_implementation="torch")
+        assert torch.equal(forced(clip).pooler_output, expected)
+        with pytest.raises(RuntimeError, match="'mamba_ssm' cannot run: it needs CUDA tensors"):
+            VideoMambaModel.from_pretrained(tmp_path, scan_implementation="mamba_ssm")(clip)
+        with pytest.raises(ValueError, match="Unknown scan implementation 'cudnn'"):
+            VideoMambaModel.from_pretrained(tmp_path, scan_implementation="cudnn")
+
+    def test_the_choice_is_logged_once_and_shown_in_repr(self, caplog):
+        module = sys.modules["modeling_videomamba.selective_scan"]
+        module._report_once.cache_clear()
+        model = VideoMambaModel(small_config())
+        with caplog.at_level("INFO", logger=module.logger.name):
+            module.logger.addHandler(caplog.handler)
+            for _ in range(2):
+                model(torch.zeros(1, 4, 3, 32, 32))
+            module.logger.removeHandler(caplog.handler)
+        assert caplog.messages.count(scan_report("cpu")) == 1
+        assert "scan_implementation='auto'" in repr(model)
 
     def test_forced_implementation_that_cannot_run_says_why(self):
         with pytest.raises(RuntimeError, match="'mamba_ssm' cannot run: it needs CUDA tensors, these are on cpu"):
