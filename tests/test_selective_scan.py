@@ -233,10 +233,8 @@ class TestChoice:
         module._report_once.cache_clear()
         model = VideoMambaModel(small_config())
         with caplog.at_level("INFO", logger=module.logger.name):
-            module.logger.addHandler(caplog.handler)
             for _ in range(2):
                 model(torch.zeros(1, 4, 3, 32, 32))
-            module.logger.removeHandler(caplog.handler)
         assert caplog.messages.count(scan_report("cpu")) == 1
         assert "scan_implementation='auto'" in repr(model)
 
