@@ -1,6 +1,10 @@
-"""Converts an official VideoMamba classifier, for videos or images, to a directory that transformers loads.
+"""Converts official VideoMamba checkpoints to directories that transformers loads, and back.
 
-    python conversion/convert_videomamba_to_hf.py checkpoint.pth my-model --labels kinetics-400
+    python conversion/convert_videomamba_to_hf.py videomamba-m-k400 my-model          a released one, downloaded from the hub
+    python conversion/convert_videomamba_to_hf.py checkpoint.pth my-model --labels kinetics-400            a file of your own
+    python conversion/convert_videomamba_to_hf.py --list
+    python conversion/convert_videomamba_to_hf.py --all models
+    python conversion/convert_videomamba_to_hf.py --to-official my-model checkpoint.pth
 
 The architecture is read off the tensors. What no tensor tells is given as --set KEY=VALUE; a square frame, an epsilon of 1e-5
 and patches that do not overlap are assumed otherwise. The directory holds weights, configuration, processor, a model card, and
@@ -9,118 +13,21 @@ the code, so that it also loads where this package is not installed (`trust_remo
 
 import argparse
 import json
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import CLIPImageProcessor
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from huggingface_hub import HfApi
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
-from conversion.labels import LABEL_FILES, load_labels
-from conversion.model_card import model_card
-from conversion.official_layout import CheckpointError, check_against, infer_config, inflate, read_checkpoint, rename
-from modeling_videomamba import (
-    VideoMambaConfig,
-    VideoMambaForImageClassification,
-    VideoMambaForVideoClassification,
-    VideoMambaModel,
-    VideoMambaPreTrainedModel,
-    VideoMambaVideoProcessor,
-)
-
-
-def convert(
-    source: str | Path,
-    overrides: dict[str, Any] | None = None,
-    labels: str | None = None,
-    num_frames: int | None = None,
-    image_size: int | None = None,
-    tubelet_size: int | None = None,
-    inflation: str = "center",
-) -> tuple[VideoMambaPreTrainedModel, list[str]]:
-    """Loads an official checkpoint into the class that fits it: a video or image classifier, or, without a head, a bare model.
-
-    Args:
-        source: path of the checkpoint.
-        overrides: configuration fields that no tensor tells.
-        labels: see [`load_labels`].
-        num_frames, image_size: another number of frames or frame size, which position embeddings are interpolated to. An
-            image checkpoint with `num_frames` becomes the start of a video model: temporal embeddings of zero, no head.
-        tubelet_size, inflation: for an image checkpoint that becomes a video model, see [`inflate`].
-
-    Returns:
-        The model, and remarks on what was left out or made up.
-    """
-    tensors = read_checkpoint(source)
-    config = infer_config(tensors, overrides or {})
-    tensors, left_out = rename(tensors)
-    remarks = [f"left out, of use in training only: {', '.join(left_out)}"] if left_out else []
-    if num_frames is not None and config.num_frames is None:
-        config.num_frames, config.tubelet_size = num_frames, tubelet_size or 1
-        kernel = "videomamba.embeddings.patch_embeddings.projection.weight"
-        tensors[kernel] = inflate(tensors[kernel], config.tubelet_size, inflation)
-        temporal = torch.zeros(1, config.num_temporal_positions, config.hidden_size)
-        tensors["videomamba.embeddings.temporal_position_embeddings"] = temporal
-        remarks.append("an image model becomes a video model: temporal position embeddings of zero, the image head left out")
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier.")}
-
-    if "classifier.weight" in tensors:
-        model_class = VideoMambaForVideoClassification if config.num_frames else VideoMambaForImageClassification
-        if labels is not None:
-            config.id2label = load_labels(labels, config.num_labels)
-            config.label2id = {name: i for i, name in config.id2label.items()}
-        else:
-            remarks.append("no --labels: classes are called LABEL_0, LABEL_1, ...")
-    else:
-        if labels is not None:
-            raise CheckpointError("--labels given, but the converted model has no classification head.")
-        model_class = VideoMambaModel
-        tensors = {name.removeprefix("videomamba."): tensor for name, tensor in tensors.items()}
-        remarks.append("no classification head: from_pretrained(..., num_labels=N) of a classifier adds a new one")
-    with torch.device("meta"):
-        model = model_class(config)
-    check_against(model.state_dict(), tensors)
-    model.load_state_dict(tensors, assign=True)
-    if num_frames is not None or image_size is not None:
-        model.resize_position_embeddings(image_size, num_frames)
-    return model.eval(), remarks
-
-
-def processor_for(config: VideoMambaConfig) -> VideoMambaVideoProcessor | CLIPImageProcessor:
-    """The reference's evaluation transform: for videos our own processor, for images CLIP's with ImageNet statistics."""
-    height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
-    crop_size, side = {"height": height, "width": width}, max(height, width)
-    if config.num_frames is not None:
-        return VideoMambaVideoProcessor(num_frames=config.num_frames, size={"shortest_edge": side}, crop_size=crop_size)
-    return CLIPImageProcessor(
-        size={"shortest_edge": int(side / 0.875)},
-        crop_size=crop_size,
-        image_mean=IMAGENET_DEFAULT_MEAN,
-        image_std=IMAGENET_DEFAULT_STD,
-    )
-
-
-def save(model: VideoMambaPreTrainedModel, output_dir: str | Path, source: str | Path) -> None:
-    """Writes the model directory beside its place first, then moves it there whole."""
-    output_dir = Path(output_dir)
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise FileExistsError(f"{output_dir} exists and is not an empty directory: remove it or choose another.")
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}-", dir=output_dir.parent))
-    try:
-        model.save_pretrained(unfinished)
-        processor_for(model.config).save_pretrained(unfinished)
-        (unfinished / "README.md").write_text(model_card(model, output_dir.name, Path(source).name), encoding="utf-8")
-        unfinished.chmod(0o755)
-        unfinished.replace(output_dir)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+from conversion.converter import convert, convert_released, save, save_official
+from conversion.labels import LABEL_FILES
+from conversion.model_card import model_card, released_model_card
+from conversion.official_layout import read_checkpoint
+from conversion.released import ALIASES, find_released, load_released
+from conversion.verification import verify
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -133,12 +40,22 @@ def parse_setting(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"{key}: {value!r} is no JSON value") from None
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help="official checkpoint, .pth or .safetensors")
-    parser.add_argument("output_dir", help="directory to write; must not exist, or be empty")
-    parser.add_argument("--labels", help=f"label names: a file, or one of {', '.join(LABEL_FILES)}")
+    parser.add_argument("source", nargs="?", help="name of a released checkpoint, or an official file, .pth or .safetensors")
+    parser.add_argument("output", nargs="?", help="directory to write; must not exist, or be empty")
+    command = parser.add_mutually_exclusive_group()
+    command.add_argument("--list", action="store_true", help="print the released checkpoints and their aliases")
+    command.add_argument("--all", metavar="DIRECTORY", help="convert all released checkpoints into this directory")
+    command.add_argument("--to-official", action="store_true", help="from a model directory to an official-layout .pth")
     parser.add_argument(
+        "--verify", action="store_true", help="compare with an independent forward pass on the official tensors"
+    )
+    parser.add_argument("--push-to-hub", metavar="REPO", help="then upload the directory to this repository")
+
+    own = parser.add_argument_group("for a file of your own")
+    own.add_argument("--labels", help=f"label names: a file, or one of {', '.join(LABEL_FILES)}, breakfast")
+    own.add_argument(
         "--set",
         dest="overrides",
         metavar="KEY=VALUE",
@@ -148,32 +65,87 @@ def main() -> None:
         help="configuration field that no tensor tells, with a JSON value; repeatable. 'image_size=[40,24]', patch_stride=8, "
         "layer_norm_eps=1e-3, drop_path_rate=0.1",
     )
-    parser.add_argument(
-        "--num-frames", type=int, help="interpolate to this number of frames; makes an image model a video one"
-    )
-    parser.add_argument("--image-size", type=int, help="interpolate to square frames of this many pixels")
-    parser.add_argument("--tubelet-size", type=int, help="frames a patch spans, when an image model becomes a video one")
-    parser.add_argument("--inflation", choices=("center", "mean"), default="center", help="and how its kernel fills them")
+    own.add_argument("--num-frames", type=int, help="interpolate to this number of frames; makes an image model a video one")
+    own.add_argument("--image-size", type=int, help="interpolate to square frames of this many pixels")
+    own.add_argument("--tubelet-size", type=int, help="frames a patch spans, when an image model becomes a video one")
+    own.add_argument("--inflation", choices=("center", "mean"), default="center", help="and how its kernel fills them")
     args = parser.parse_args()
-    try:
-        model, remarks = convert(
-            args.source,
-            dict(args.overrides),
-            args.labels,
-            args.num_frames,
-            args.image_size,
-            args.tubelet_size,
-            args.inflation,
-        )
-        save(model, args.output_dir, args.source)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    if not (args.list or args.all) and args.output is None:
+        parser.error("give a source and an output, --list, or --all DIRECTORY")
+    if args.verify and (args.num_frames or args.image_size):
+        parser.error("--verify compares at the checkpoint's own size: leave --num-frames and --image-size out")
+    return args
+
+
+def convert_one(source: str, output: str | Path, args: argparse.Namespace) -> None:
+    """Converts a released checkpoint or a file, writes the directory, and tells what it is."""
+    if Path(source).suffix in (".pth", ".pt", ".bin", ".safetensors") or Path(source).exists():
+        sizes = (args.num_frames, args.image_size, args.tubelet_size, args.inflation)
+        model, remarks = convert(source, dict(args.overrides), args.labels, *sizes)
+        file, card = Path(source), model_card(model, Path(output).name, Path(source).name)
+    else:
+        checkpoint = find_released(source)
+        model, remarks, file = convert_released(checkpoint)
+        card = released_model_card(checkpoint)
+        remarks += [f"beware: {quirk}" for quirk in checkpoint.quirks]
+    save(model, output, card)
     config = model.config
-    print(f"{args.output_dir}: {type(model).__name__}, {model.num_parameters():,} parameters")
+    print(f"{output}: {type(model).__name__}, {model.num_parameters():,} parameters")
     print(f"  {config.num_hidden_layers} blocks of width {config.hidden_size}, {config.num_frames or 1} frame(s) of ", end="")
     print(f"{config.image_size} pixels, {'RMSNorm' if config.rms_norm else 'LayerNorm'}")
     for remark in remarks:
         print(f"  {remark}")
+    if args.verify:
+        print(f"  largest difference from the official tensors' features, in fp64: {verify(read_checkpoint(file), model):.1e}")
+    if args.push_to_hub:
+        api = HfApi()
+        repository = api.create_repo(args.push_to_hub, exist_ok=True).repo_id
+        print(f"  uploaded: {api.upload_folder(repo_id=repository, folder_path=output)}")
+
+
+def convert_all(directory: Path, args: argparse.Namespace) -> int:
+    """Converts every released checkpoint, whatever happens to the others; returns the number of failures."""
+    outcomes = {}
+    for name in load_released():
+        try:
+            convert_one(name, directory / name, args)
+            outcomes[name] = "converted"
+        except (ValueError, OSError) as error:
+            outcomes[name] = f"failed: {error}"
+            print(f"{name}: {outcomes[name]}", file=sys.stderr)
+    print("\nreport")
+    for name, outcome in outcomes.items():
+        print(f"  {name:40s} {outcome}")
+    return sum(outcome != "converted" for outcome in outcomes.values())
+
+
+def print_released() -> None:
+    print(
+        f"{'name':40s} {'task':21s} {'frames':>6s} {'pixels':>6s} {'views':>6s} {'top-1':>5s} {'top-5':>5s}  initialised from"
+    )
+    for row in load_released().values():
+        views = f"{row.clips}x{row.crops}" if row.clips else ""
+        numbers = f"{row.frames or 1:6d} {row.resolution:6d} {views:>6s} {row.top1 or '':>5} {row.top5 or '':>5}"
+        print(f"{row.id:40s} {row.task:21s} {numbers}  {row.parent or 'scratch'}")
+    print("\naliases")
+    for alias, name in ALIASES.items():
+        print(f"  {alias:30s} {name}")
+
+
+def main() -> None:
+    args = parse_arguments()
+    try:
+        if args.list:
+            print_released()
+        elif args.all:
+            sys.exit(1 if convert_all(Path(args.all), args) else 0)
+        elif args.to_official:
+            save_official(args.source, args.output)
+            print(f"{args.output}: an official-layout state dict under 'model'")
+        else:
+            convert_one(args.source, args.output, args)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

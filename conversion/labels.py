@@ -15,24 +15,29 @@ LABEL_FILES = {
 }
 
 
+BREAKFAST = ["cereals", "coffee", "tea", "pancake", "friedegg", "scrambledegg", "sandwich", "juice", "milk", "salat"]
+
+
 def load_labels(source: str, num_labels: int) -> dict[int, str]:
     """Label names by class id.
 
     Args:
-        source: a key of `LABEL_FILES`, looked up on the hub (offline: in torchvision, which lacks Something-Something); or a
-            file, JSON (a list, or an object from id to name) or text with one name a line.
+        source: a key of `LABEL_FILES`, looked up on the hub (offline: in torchvision, which lacks Something-Something);
+            "breakfast"; or a file, JSON (a list, or an object from id to name) or text with one name a line.
         num_labels: how many there must be.
 
     Raises:
         ValueError: if there is no such file, the hub is out of reach, or the number of names is wrong.
     """
-    if source in LABEL_FILES:
+    if source == "breakfast":
+        names = BREAKFAST
+    elif source in LABEL_FILES:
         names = _data_set_labels(source)
     elif Path(source).is_file():
         text = Path(source).read_text(encoding="utf-8")
         names = json.loads(text) if source.endswith(".json") else text.splitlines()
     else:
-        raise ValueError(f"No such label file: {source}. Give a file, or one of: {', '.join(LABEL_FILES)}.")
+        raise ValueError(f"No such label file: {source}. Give a file, or one of: {', '.join(LABEL_FILES)}, breakfast.")
     id2label = {int(i): name for i, name in (names.items() if isinstance(names, dict) else enumerate(names))}
     if sorted(id2label) != list(range(num_labels)):
         raise ValueError(f"{source} names {len(id2label)} labels, the checkpoint's head has {num_labels}.")

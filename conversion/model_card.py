@@ -48,3 +48,7 @@ from transformers import {"pipeline" if task else "AutoModel"}
 }}
 ```
 """
+
+
+def released_model_card(checkpoint) -> str:
+    return ""

@@ -19,32 +19,36 @@ from torch import Tensor
 from modeling_videomamba import VideoMambaConfig
 
 
-# official name -> ours, in the order of the model; `_b` marks what belongs to the backward direction
+# (official name, ours), in the order of the model. {i} is an index, {p} weight or bias; `_b` marks the backward direction.
 RENAMES = [
-    (r"cls_token", "videomamba.embeddings.cls_token"),
-    (r"pos_embed", "videomamba.embeddings.position_embeddings"),
-    (r"temporal_pos_embedding", "videomamba.embeddings.temporal_position_embeddings"),
-    (r"patch_embed\.proj\.(weight|bias)", r"videomamba.embeddings.patch_embeddings.projection.\1"),
-    (r"layers\.(\d+)\.norm\.(weight|bias)", r"videomamba.layers.\1.norm.\2"),
-    (r"layers\.(\d+)\.mixer\.(in_proj|out_proj)\.(weight|bias)", r"videomamba.layers.\1.mixer.\2.\3"),
-    (r"layers\.(\d+)\.mixer\.(A_log|D)", r"videomamba.layers.\1.mixer.forward_scan.\2"),
-    (r"layers\.(\d+)\.mixer\.A_b_log", r"videomamba.layers.\1.mixer.backward_scan.A_log"),
-    (r"layers\.(\d+)\.mixer\.D_b", r"videomamba.layers.\1.mixer.backward_scan.D"),
-    (
-        r"layers\.(\d+)\.mixer\.(conv1d|x_proj|dt_proj)\.(weight|bias)",
-        r"videomamba.layers.\1.mixer.forward_scan.\2.\3",
-    ),
-    (
-        r"layers\.(\d+)\.mixer\.(conv1d|x_proj|dt_proj)_b\.(weight|bias)",
-        r"videomamba.layers.\1.mixer.backward_scan.\2.\3",
-    ),
-    (r"norm_f\.(weight|bias)", r"videomamba.norm.\1"),
-    (r"norm\.(weight|bias)", r"videomamba.norm.\1"),  # its name in masked pretraining
-    (r"head\.(weight|bias)", r"classifier.\1"),
+    ("cls_token", "videomamba.embeddings.cls_token"),
+    ("pos_embed", "videomamba.embeddings.position_embeddings"),
+    ("temporal_pos_embedding", "videomamba.embeddings.temporal_position_embeddings"),
+    ("patch_embed.proj.{p}", "videomamba.embeddings.patch_embeddings.projection.{p}"),
+    ("layers.{i}.norm.{p}", "videomamba.layers.{i}.norm.{p}"),
+    ("layers.{i}.mixer.{outer}.{p}", "videomamba.layers.{i}.mixer.{outer}.{p}"),
+    ("layers.{i}.mixer.A_log", "videomamba.layers.{i}.mixer.forward_scan.A_log"),
+    ("layers.{i}.mixer.D", "videomamba.layers.{i}.mixer.forward_scan.D"),
+    ("layers.{i}.mixer.{inner}.{p}", "videomamba.layers.{i}.mixer.forward_scan.{inner}.{p}"),
+    ("layers.{i}.mixer.A_b_log", "videomamba.layers.{i}.mixer.backward_scan.A_log"),
+    ("layers.{i}.mixer.D_b", "videomamba.layers.{i}.mixer.backward_scan.D"),
+    ("layers.{i}.mixer.{inner}_b.{p}", "videomamba.layers.{i}.mixer.backward_scan.{inner}.{p}"),
+    ("norm_f.{p}", "videomamba.norm.{p}"),
+    ("head.{p}", "classifier.{p}"),
 ]
 
-# Parts of training that a classifier has no use for: the decoder of masked pretraining, the head of self-distillation.
-TRAINING_ONLY = re.compile(r"(clip_decoder|distill_head)\.")
+# Masked pretraining calls the final norm by another name, and has heads that predict the teacher's features.
+PRETRAINING_RENAMES = [
+    *(pair for pair in RENAMES if pair[0] not in ("norm_f.{p}", "head.{p}")),
+    ("norm.{p}", "videomamba.norm.{p}"),
+    ("clip_decoder.{i}.head.{p}", "alignment_heads.{i}.dense.{p}"),
+    ("clip_decoder.{i}.norm.{p}", "alignment_heads.{i}.norm.{p}"),
+]
+
+PLACEHOLDERS = {"i": r"\d+", "p": "weight|bias", "outer": "in_proj|out_proj", "inner": "conv1d|x_proj|dt_proj"}
+
+# The head of self-distillation: of use in its training only, and deleted by the reference before anything else.
+TRAINING_ONLY = re.compile(r"distill_head\.")
 
 
 class CheckpointError(ValueError):
@@ -86,12 +90,13 @@ def infer_config(tensors: dict[str, Tensor], overrides: dict[str, Any]) -> Video
     """The configuration of a checkpoint, read off its tensors.
 
     `overrides` gives the fields that no tensor tells, by the names of [`VideoMambaConfig`]: a non-square `image_size`, a
-    `patch_stride` smaller than the patch, `layer_norm_eps`, `drop_path_rate`.
+    `patch_stride` smaller than the patch, `layer_norm_eps`, `drop_path_rate`, `aligned_layer_interval`.
 
     Raises:
         CheckpointError: if these are not the tensors of a VideoMamba model, or an override contradicts them.
     """
-    required = ("cls_token", "pos_embed", "patch_embed.proj.weight", "layers.0.norm.weight", "layers.0.mixer.A_log")
+    required = ["cls_token", "pos_embed", "patch_embed.proj.weight", "layers.0.norm.weight"]
+    required += [f"layers.0.mixer.{name}" for name in ("A_log", "conv1d.weight", "dt_proj.weight")]
     if missing := [name for name in required if name not in tensors]:
         raise CheckpointError(f"Not a VideoMamba checkpoint: it lacks {', '.join(missing)}.")
     mixer = {name.removeprefix("layers.0.mixer."): x for name, x in tensors.items() if name.startswith("layers.0.mixer.")}
@@ -120,6 +125,10 @@ def infer_config(tensors: dict[str, Tensor], overrides: dict[str, Any]) -> Video
         read["num_frames"] = tensors["temporal_pos_embedding"].shape[1] * read["tubelet_size"]
     if "head.weight" in tensors:
         read["num_labels"] = tensors["head.weight"].shape[0]
+    if is_pretraining(tensors):
+        heads = [tensor for name, tensor in tensors.items() if re.fullmatch(r"clip_decoder\.\d+\.head\.weight", name)]
+        if heads:
+            read["num_aligned_layers"], read["alignment_size"] = len(heads), heads[0].shape[0]
     for name, value in overrides.items():
         if name not in VideoMambaConfig.__dataclass_fields__:
             raise CheckpointError(f"--set {name}: VideoMambaConfig has no such field.")
@@ -140,25 +149,56 @@ def infer_config(tensors: dict[str, Tensor], overrides: dict[str, Any]) -> Video
     return config
 
 
-def rename(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def is_pretraining(tensors: dict[str, Tensor]) -> bool:
+    """Whether official tensors are those of masked pretraining."""
+    return "norm.weight" in tensors
+
+
+def to_ours(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Tensors by our names (a 2-D patch kernel as a 3-D one of depth 1), and the names left out as training-only.
 
     Raises:
         CheckpointError: for a name that no VideoMamba model has.
     """
-    renamed, left_out, unexpected = {}, [], []
+    left_out = [name for name in tensors if TRAINING_ONLY.match(name)]
+    kept = {name: tensor for name, tensor in tensors.items() if name not in left_out}
+    renamed = _rename(kept, PRETRAINING_RENAMES if is_pretraining(tensors) else RENAMES)
+    kernel = "videomamba.embeddings.patch_embeddings.projection.weight"
+    if kernel in renamed and renamed[kernel].ndim == 4:
+        renamed[kernel] = renamed[kernel].unsqueeze(2)  # (hidden, channels, 1, patch, patch)
+    return renamed, left_out
+
+
+def to_official(tensors: dict[str, Tensor], config: VideoMambaConfig) -> dict[str, Tensor]:
+    """The inverse of [`to_ours`], for the state dict of any of our models."""
+    if not any(name.startswith("videomamba.") for name in tensors):  # a bare model
+        tensors = {f"videomamba.{name}": tensor for name, tensor in tensors.items()}
+    pretraining = any(name.startswith("alignment_heads.") for name in tensors)
+    renames = [(ours, official) for official, ours in (PRETRAINING_RENAMES if pretraining else RENAMES)]
+    renamed = _rename(tensors, renames)
+    if config.num_frames is None:
+        renamed["patch_embed.proj.weight"] = renamed["patch_embed.proj.weight"].squeeze(2)  # (hidden, channels, patch, patch)
+    return renamed
+
+
+def _rename(tensors: dict[str, Tensor], renames: list[tuple[str, str]]) -> dict[str, Tensor]:
+    patterns = []
+    for before, after in renames:
+        pattern = re.escape(before).replace(r"\{", "{").replace(r"\}", "}")
+        for placeholder, values in PLACEHOLDERS.items():
+            pattern = pattern.replace(f"{{{placeholder}}}", f"(?P<{placeholder}>{values})")
+        patterns.append((re.compile(pattern), after))
+    renamed, unexpected = {}, []
     for name, tensor in tensors.items():
-        for pattern, ours in RENAMES:
-            if match := re.fullmatch(pattern, name):
-                if name == "patch_embed.proj.weight" and tensor.ndim == 4:
-                    tensor = tensor.unsqueeze(2)  # (hidden, channels, 1, patch, patch)
-                renamed[match.expand(ours)] = tensor
-                break
+        matches = ((pattern.fullmatch(name), after) for pattern, after in patterns)
+        found = next((after.format(**match.groupdict()) for match, after in matches if match), None)
+        if found is None:
+            unexpected.append(name)
         else:
-            (left_out if TRAINING_ONLY.match(name) else unexpected).append(name)
+            renamed[found] = tensor
     if unexpected:
         raise CheckpointError(f"Unexpected keys in the checkpoint: {', '.join(unexpected)}")
-    return renamed, left_out
+    return renamed
 
 
 def check_against(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:

@@ -21,7 +21,7 @@ from transformers.utils import logging
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs from a clone, installed or not
 
-from conversion.convert_videomamba_to_hf import convert, save
+from conversion.converter import convert, save
 from modeling_videomamba import scan_report
 
 
@@ -32,7 +32,7 @@ def convert_demo_model(directory: str) -> str:
     print(f"No --model given: converting {DEMO_CHECKPOINT.relative_to(ROOT)}, whose weights are random.")
     print("What follows shows that every step works; the labels mean nothing.\n")
     model, _ = convert(DEMO_CHECKPOINT)
-    save(model, Path(directory) / "demo", DEMO_CHECKPOINT)
+    save(model, Path(directory) / "demo", card="")
     return str(Path(directory) / "demo")
 
 

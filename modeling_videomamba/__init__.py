@@ -8,6 +8,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForPreTraining,
     AutoModelForVideoClassification,
     AutoVideoProcessor,
 )
@@ -15,6 +16,7 @@ from transformers import (
 from .configuration_videomamba import VideoMambaConfig
 from .modeling_videomamba import (
     VideoMambaForImageClassification,
+    VideoMambaForPreTraining,
     VideoMambaForVideoClassification,
     VideoMambaModel,
     VideoMambaPreTrainedModel,
@@ -28,18 +30,21 @@ AutoConfig.register(VideoMambaConfig.model_type, VideoMambaConfig)
 AutoModel.register(VideoMambaConfig, VideoMambaModel)
 AutoModelForVideoClassification.register(VideoMambaConfig, VideoMambaForVideoClassification)
 AutoModelForImageClassification.register(VideoMambaConfig, VideoMambaForImageClassification)
+AutoModelForPreTraining.register(VideoMambaConfig, VideoMambaForPreTraining)
 AutoVideoProcessor.register(VideoMambaConfig, VideoMambaVideoProcessor)
 
 VideoMambaConfig.register_for_auto_class()
 VideoMambaModel.register_for_auto_class("AutoModel")
 VideoMambaForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
 VideoMambaForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+VideoMambaForPreTraining.register_for_auto_class("AutoModelForPreTraining")
 VideoMambaVideoProcessor.register_for_auto_class("AutoVideoProcessor")
 
 __all__ = [
     "SCAN_IMPLEMENTATIONS",
     "VideoMambaConfig",
     "VideoMambaForImageClassification",
+    "VideoMambaForPreTraining",
     "VideoMambaForVideoClassification",
     "VideoMambaModel",
     "VideoMambaPreTrainedModel",

@@ -86,6 +86,19 @@ class VideoMambaConfig(PreTrainedConfig):
             Dropout after the embeddings.
         classifier_dropout (`float`, defaults to 0.0):
             Dropout before the classification head.
+        num_aligned_layers (`int`, defaults to 1):
+            Masked pretraining: number of layers, counted from the last one down, whose features are aligned with a teacher's.
+        aligned_layer_interval (`float`, defaults to 1.0):
+            Masked pretraining: distance between aligned layers.
+        alignment_size (`int`, defaults to 512):
+            Masked pretraining: width of the teacher's features.
+        alignment_tap (`str`, defaults to `"before_last_block"`):
+            Masked pretraining: what is aligned in place of the last layer. `"before_last_block"` is the residual stream
+            without the last block's output, un-normalised: what the released models were trained on, so that their last
+            block and final norm never got a gradient. `"after_last_block"` is the stream with it, un-normalised;
+            `"after_norm"` is the model's output.
+        normalize_alignment (`bool`, defaults to `True`):
+            Masked pretraining: whether aligned features have unit length.
         initializer_range (`float`, defaults to 0.02):
             Standard deviation of linear weights and spatial position embeddings at initialisation.
         scan_implementation (`str`, defaults to `"auto"`):
@@ -126,6 +139,11 @@ class VideoMambaConfig(PreTrainedConfig):
     drop_path_rate: float | int = 0.0
     hidden_dropout_prob: float | int = 0.0
     classifier_dropout: float | int = 0.0
+    num_aligned_layers: int = 1
+    aligned_layer_interval: float | int = 1.0
+    alignment_size: int = 512
+    alignment_tap: Literal["before_last_block", "after_last_block", "after_norm"] = "before_last_block"
+    normalize_alignment: bool = True
     initializer_range: float = 0.02
     scan_implementation: str = "auto"
 
@@ -142,7 +160,7 @@ class VideoMambaConfig(PreTrainedConfig):
         for name in ("patch_size", "patch_stride", "num_channels", "tubelet_size", "hidden_size", "num_hidden_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        for name in ("state_size", "conv_kernel", "expand", "time_step_rank"):
+        for name in ("state_size", "conv_kernel", "expand", "time_step_rank", "num_aligned_layers", "alignment_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if not isinstance(self.image_size, int) and len(self.image_size) != 2:
@@ -156,6 +174,11 @@ class VideoMambaConfig(PreTrainedConfig):
         for name in ("drop_path_rate", "hidden_dropout_prob", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
+        if min(self.aligned_layers) < 0:
+            raise ValueError(
+                f"`num_aligned_layers` {self.num_aligned_layers} every `aligned_layer_interval` {self.aligned_layer_interval} "
+                f"reach below the first of {self.num_hidden_layers} layers."
+            )
         if self.scan_order == "spatiotemporal_v1" and not self.bidirectional:
             raise ValueError('`scan_order="spatiotemporal_v1"` gives each direction an order: it needs `bidirectional=True`.')
 
@@ -174,6 +197,12 @@ class VideoMambaConfig(PreTrainedConfig):
     def num_temporal_positions(self) -> int:
         """Temporal positions of a clip of `num_frames`; 1 for an image model."""
         return 1 if self.num_frames is None else self.num_frames // self.tubelet_size
+
+    @property
+    def aligned_layers(self) -> list[int]:
+        """Indices of the layers that masked pretraining aligns, ascending."""
+        steps = range(self.num_aligned_layers)
+        return sorted(self.num_hidden_layers - int(i * self.aligned_layer_interval) - 1 for i in steps)
 
     @classmethod
     def tiny(cls, **kwargs) -> Self:

@@ -6,6 +6,7 @@ joins two directions, the block, the model, the heads.
 
 import math
 import os
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -334,6 +335,7 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
             "AutoConfig": "configuration_videomamba.VideoMambaConfig",
             "AutoModel": "modeling_videomamba.VideoMambaModel",
             "AutoModelForImageClassification": "modeling_videomamba.VideoMambaForImageClassification",
+            "AutoModelForPreTraining": "modeling_videomamba.VideoMambaForPreTraining",
             "AutoModelForVideoClassification": "modeling_videomamba.VideoMambaForVideoClassification",
         }
         super().save_pretrained(save_directory, **kwargs)
@@ -376,7 +378,7 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
 class VideoMambaModel(VideoMambaPreTrainedModel):
     """The bare model: tokens of the last block after the final norm, and the CLS token among them."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]  # the bare model of a classifier's checkpoint
+    _keys_to_ignore_on_load_unexpected = [r"^(classifier|alignment_heads)\."]  # the bare model of another's checkpoint
 
     def __init__(self, config: VideoMambaConfig):
         super().__init__(config)
@@ -395,6 +397,7 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
         self,
         pixel_values: Tensor,
         interpolate_pos_encoding: bool = False,
+        bool_masked_pos: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """
@@ -403,6 +406,8 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
                 Normalised clips, as [`VideoMambaVideoProcessor`] makes them.
             interpolate_pos_encoding (`bool`, defaults to `False`):
                 Whether to interpolate the position embeddings, in space and in time, to a clip of another size.
+            bool_masked_pos (`Tensor` of shape `(batch, positions * rows * columns)`, *optional*):
+                Patches to leave out (`True`); the others, equally many in each clip, and CLS go through the blocks.
             output_hidden_states (`bool`, *optional*):
                 Whether to return the residual stream before the first block and after each block, un-normalised.
             return_dict (`bool`, *optional*):
@@ -414,9 +419,13 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
             `hidden_states`, on request.
 
         Raises:
-            ValueError: for a clip of the wrong rank, channels, frame size or number of frames.
+            ValueError: for a clip of the wrong rank, channels, frame size or number of frames, or a mask that does not fit.
         """
         hidden_states, (positions, patches) = self.embeddings(pixel_values, interpolate_pos_encoding)
+        if bool_masked_pos is not None:
+            if self.config.scan_order != "spatial_first":
+                raise ValueError(f"Masked clips need `scan_order='spatial_first'`, got {self.config.scan_order!r}.")
+            hidden_states = visible_tokens(hidden_states, bool_masked_pos)  # (batch, 1 + visible patches, hidden)
         if self.config.residual_in_fp32:
             hidden_states = hidden_states.float()
         temporal_order = None
@@ -431,8 +440,23 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
 
 
+def visible_tokens(tokens: Tensor, bool_masked_pos: Tensor) -> Tensor:
+    """CLS and the unmasked patches of tokens `(batch, 1 + patches, hidden)`, in order."""
+    batch, length, hidden = tokens.shape
+    if bool_masked_pos.shape != (batch, length - 1):
+        raise ValueError(f"`bool_masked_pos` must have shape {(batch, length - 1)}, got {tuple(bool_masked_pos.shape)}.")
+    visible = ~bool_masked_pos.to(tokens.device, torch.bool)
+    counts = visible.sum(dim=1)
+    if (counts != counts[0]).any():
+        raise ValueError(f"Every clip of a batch must have as many visible patches, got {counts.tolist()}.")
+    visible = torch.cat((visible.new_ones(batch, 1), visible), dim=1)  # CLS is always visible
+    return tokens[visible].view(batch, -1, hidden)
+
+
 class _VideoMambaForClassification(VideoMambaPreTrainedModel):
     """A linear head on the CLS token, shared by videos and images."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^alignment_heads\."]  # a masked-pretraining checkpoint, about to be fine-tuned
 
     def __init__(self, config: VideoMambaConfig):
         super().__init__(config)
@@ -448,6 +472,92 @@ class _VideoMambaForClassification(VideoMambaPreTrainedModel):
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+@dataclass
+class VideoMambaForPreTrainingOutput(ModelOutput):
+    """
+    Args:
+        loss (`Tensor` of shape `()`, *optional*): mean over aligned layers, clips and visible tokens of `2 - 2 cos`.
+        features (`Tensor` of shape `(aligned layers, batch, 1 + visible patches, alignment_size)`): CLS first.
+        hidden_states (`tuple`, *optional*): see [`VideoMambaModel`].
+    """
+
+    loss: Tensor | None = None
+    features: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class VideoMambaAlignmentHead(nn.Module):
+    """Projects one layer's features to the width of a teacher's."""
+
+    def __init__(self, config: VideoMambaConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.alignment_size)
+        self.norm = VideoMambaLayerNorm(config.alignment_size, eps=config.layer_norm_eps)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.norm(self.dense(features))
+
+
+def sinusoid_table(length: int, size: int, device: torch.device) -> Tensor:
+    """Position embeddings `(1, length, size)`: sine of `position / 10000^(2i / size)` in channel 2i, cosine in 2i + 1."""
+    channels = torch.arange(size, device=device)
+    rates = 10000.0 ** (-2 * (channels // 2) / size)
+    angles = torch.arange(length, device=device)[:, None] * rates  # (length, size)
+    return torch.where(channels % 2 == 0, angles.sin(), angles.cos())[None]
+
+
+class VideoMambaForPreTraining(VideoMambaPreTrainedModel):
+    """Masked pretraining (section 3.3): the features of visible tokens are aligned with those of a CLIP-like teacher."""
+
+    def __init__(self, config: VideoMambaConfig):
+        super().__init__(config)
+        self.videomamba = VideoMambaModel(config)
+        self.alignment_heads = nn.ModuleList([VideoMambaAlignmentHead(config) for _ in config.aligned_layers])
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        bool_masked_pos: Tensor,
+        target_features: Tensor | None = None,
+        output_hidden_states: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> VideoMambaForPreTrainingOutput:
+        """
+        Args:
+            pixel_values (`Tensor` of shape `(batch, num_frames, num_channels, height, width)`): normalised clips.
+            bool_masked_pos (`Tensor` of shape `(batch, positions * rows * columns)`):
+                Patches to leave out (`True`), equally many in each clip.
+            target_features (`Tensor` of the shape of the output's `features`, *optional*): the teacher's, of unit length.
+        """
+        outputs = self.videomamba(pixel_values, bool_masked_pos=bool_masked_pos, output_hidden_states=True, **kwargs)
+        patches = bool_masked_pos.shape[1]
+        positions = sinusoid_table(1 + patches, self.config.hidden_size, pixel_values.device)
+        positions = visible_tokens(positions.expand(len(pixel_values), -1, -1), bool_masked_pos)
+        features = []
+        for layer, head in zip(self.config.aligned_layers, self.alignment_heads):
+            stream = self._tap(outputs, layer) + positions  # (batch, 1 + visible patches, hidden)
+            aligned = head(stream.to(head.dense.weight.dtype))
+            features.append(F.normalize(aligned, dim=-1) if self.config.normalize_alignment else aligned)
+        features = torch.stack(features)  # (aligned layers, batch, 1 + visible patches, alignment_size)
+        loss = None
+        if target_features is not None:
+            loss = (2 - 2 * (features * target_features).sum(dim=-1)).mean()
+        hidden_states = outputs.hidden_states if output_hidden_states else None
+        return VideoMambaForPreTrainingOutput(loss=loss, features=features, hidden_states=hidden_states)
+
+    def _tap(self, outputs: BaseModelOutputWithPooling, layer: int) -> Tensor:
+        """Features of a layer `(batch, 1 + visible patches, hidden)`; `hidden_states[i]` is the stream before block i."""
+        if layer < self.config.num_hidden_layers - 1:
+            return self.videomamba.norm(outputs.hidden_states[layer + 1])
+        return {
+            "before_last_block": outputs.hidden_states[-2],
+            "after_last_block": outputs.hidden_states[-1],
+            "after_norm": outputs.last_hidden_state,
+        }[self.config.alignment_tap]
 
 
 class VideoMambaForVideoClassification(_VideoMambaForClassification):
@@ -505,6 +615,8 @@ MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[VideoMambaConfig.model_type] = Vide
 
 __all__ = [
     "VideoMambaForImageClassification",
+    "VideoMambaForPreTraining",
+    "VideoMambaForPreTrainingOutput",
     "VideoMambaForVideoClassification",
     "VideoMambaModel",
     "VideoMambaPreTrainedModel",

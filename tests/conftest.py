@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conversion.convert_videomamba_to_hf import convert, save
+from conversion.converter import convert, save
 from modeling_videomamba import VideoMambaConfig
 
 
@@ -34,7 +34,7 @@ def converted(tmp_path):
 
     def convert_to_directory(checkpoint: Path, **kwargs) -> Path:
         model, _ = convert(checkpoint, **kwargs)
-        save(model, tmp_path / "converted", checkpoint)
+        save(model, tmp_path / "converted", card="")
         return tmp_path / "converted"
 
     return convert_to_directory

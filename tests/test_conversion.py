@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conversion import labels
-from conversion.convert_videomamba_to_hf import convert, save
+from conversion.converter import convert, save
 from conversion.labels import load_labels
 from conversion.official_layout import CheckpointError, read_checkpoint
-from modeling_videomamba import VideoMambaForVideoClassification, VideoMambaModel
+from modeling_videomamba import VideoMambaForImageClassification, VideoMambaForVideoClassification
 
 from .conftest import FIXTURES, golden
 
@@ -45,7 +45,10 @@ class TestCommandLine:
         assert "VideoMambaForVideoClassification, 37,158 parameters" in report
         written = {path.name for path in (tmp_path / "model").iterdir()}
         assert written >= {"config.json", "model.safetensors", "video_preprocessor_config.json", "README.md"}
-        assert written >= {path.name for path in (ROOT / "modeling_videomamba").glob("*.py")} - {"__init__.py"}
+        assert written >= {path.name for path in (ROOT / "modeling_videomamba").glob("*.py")} - {
+            "__init__.py",
+            "flop_counter.py",
+        }
         config = json.loads((tmp_path / "model" / "config.json").read_text())
         assert config["id2label"] == dict(zip("012345", "abcdef"))
         processor = json.loads((tmp_path / "model" / "video_preprocessor_config.json").read_text())
@@ -91,9 +94,9 @@ class TestCommandLine:
 class TestNothingIsWrittenHalf:
     def test_failure_while_saving(self, tmp_path, monkeypatch):
         model, _ = convert(CHECKPOINT)
-        monkeypatch.setattr("conversion.convert_videomamba_to_hf.processor_for", lambda config: 1 / 0)
+        monkeypatch.setattr("conversion.converter.processor_for", lambda config: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            save(model, tmp_path / "model", CHECKPOINT)
+            save(model, tmp_path / "model", card="")
         assert not list(tmp_path.iterdir())
 
 
@@ -167,10 +170,9 @@ class TestKeyAccounting:
             convert(altered(tmp_path, temporal_pos_embedding=None))
 
     def test_training_only_parts_are_left_out_and_told(self):
-        model, remarks = convert(golden("ckpt_from_pretrain").checkpoint)
-        assert type(model) is VideoMambaModel
-        assert "clip_decoder.0.head.weight" in remarks[0]
-        assert "no classification head" in remarks[-1]
+        model, remarks = convert(golden("distill_student").checkpoint)
+        assert type(model) is VideoMambaForImageClassification
+        assert "distill_head.1.weight" in remarks[0]
 
     def test_frames_are_read_off_the_tensor_not_off_the_name(self, tmp_path):
         renamed = tmp_path / "videomamba_t16_k400_f64_res224.safetensors"
@@ -222,7 +224,7 @@ class TestLabels:
     def test_labels_reach_the_model(self, tmp_path):
         (tmp_path / "names.txt").write_text("\n".join("abcdef"))
         model, remarks = convert(CHECKPOINT, labels=str(tmp_path / "names.txt"))
-        save(model, tmp_path / "model", CHECKPOINT)
+        save(model, tmp_path / "model", card="")
         loaded = VideoMambaForVideoClassification.from_pretrained(tmp_path / "model")
         assert loaded.config.id2label == dict(enumerate("abcdef"))
         assert not remarks

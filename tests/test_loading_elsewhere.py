@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conversion.convert_videomamba_to_hf import convert, save
+from conversion.converter import convert, save
 
 from .conftest import golden, render_clip
 
@@ -55,7 +55,7 @@ kwargs, origin = {{"trust_remote_code": True}}, "transformers_modules."
 @pytest.mark.parametrize("setting", [WITH_PACKAGE, WITHOUT_PACKAGE], ids=["with_package", "without_package"])
 def test_pipeline_and_auto_classes(tmp_path, monkeypatch, case, task, setting):
     checkpoint = golden(case).checkpoint
-    save(convert(checkpoint)[0], tmp_path / "model", checkpoint)
+    save(convert(checkpoint)[0], tmp_path / "model", card="")
     render_clip(tmp_path / "clip.mp4")
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     script = setting.format(root=str(ROOT)) + task

@@ -5,28 +5,28 @@ The tensors come from the official classes, run on CPU; see `tests/fixtures/*/me
 
 import gzip
 import json
-import re
 
 import pytest
 import torch
 
-from conversion.official_layout import RENAMES, check_against, infer_config, read_checkpoint, rename
+from conversion.official_layout import check_against, infer_config, read_checkpoint, to_official, to_ours
 from modeling_videomamba import (
     VideoMambaConfig,
     VideoMambaForImageClassification,
+    VideoMambaForPreTraining,
     VideoMambaForVideoClassification,
     VideoMambaModel,
 )
 from modeling_videomamba.modeling_videomamba import VideoMambaMixer
 
-from .conftest import FIXTURES, golden
+from .conftest import FIXTURES, golden, small_config
 
 
 NON_SQUARE = {
     "video_cls_nonsquare_t6": {"image_size": [32, 48]},
     "image_cls_stride8": {"image_size": [32, 48], "patch_stride": 8},
 }
-MANIFESTS = json.loads(gzip.decompress((FIXTURES / "classifier_manifests.json.gz").read_bytes()))
+MANIFESTS = json.loads(gzip.decompress((FIXTURES / "manifests.json.gz").read_bytes()))
 
 
 def load(model_class, directory, **kwargs):
@@ -37,7 +37,7 @@ def load(model_class, directory, **kwargs):
 
 
 def our_name(official_name: str) -> str:
-    [name] = rename({official_name: torch.empty(0)})[0]
+    [name] = to_ours({official_name: torch.empty(0)})[0]
     return name
 
 
@@ -108,6 +108,77 @@ class TestImageClassifier:
         output = model(reference.inputs["pixels"], output_hidden_states=True)
         torch.testing.assert_close(output.hidden_states[0], reference.outputs["embed"], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(output.logits, reference.outputs["logits"], rtol=0, atol=2e-5)
+
+
+class TestSelfDistillation:
+    @pytest.mark.parametrize("case", ["distill_student", "distill_teacher"])
+    def test_both_sides_are_image_classifiers(self, case, converted):
+        reference = golden(case)
+        model = load(VideoMambaForImageClassification, converted(reference.checkpoint))
+        logits = model(reference.inputs["pixels"]).logits
+        torch.testing.assert_close(logits, reference.outputs["logits"], rtol=0, atol=2e-5)
+
+
+class TestMaskedPretraining:
+    CASES = {
+        "pretrain_k1": {},
+        "pretrain_k2_interval_nonorm_grad": {"aligned_layer_interval": 2, "normalize_alignment": False},
+        "pretrain_k3_random": {},
+        "pretrain_unfused_k1": {"alignment_tap": "after_last_block"},
+    }
+
+    def forward(self, reference, model):
+        mask = reference.inputs["mask"][:, 1:]  # the reference's mask has an entry for CLS, which is always visible
+        clips = as_video(reference.inputs["pixels"])
+        return model(
+            clips,
+            bool_masked_pos=mask,
+            target_features=reference.inputs.get("targets_clip"),
+            output_hidden_states=True,
+        )
+
+    @pytest.mark.parametrize("case", CASES)
+    def test_visible_tokens_and_aligned_features(self, case, converted):
+        reference = golden(case)
+        model = load(VideoMambaForPreTraining, converted(reference.checkpoint, overrides=self.CASES[case]))
+        output = self.forward(reference, model)
+        torch.testing.assert_close(output.hidden_states[0], reference.outputs["embed"], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(output.features, reference.outputs["output"], rtol=1e-4, atol=2e-5)
+        if output.loss is not None:
+            torch.testing.assert_close(output.loss, reference.outputs["loss"][0])
+
+    def test_every_gradient(self, converted):
+        case = "pretrain_k2_interval_nonorm_grad"
+        reference = golden(case)
+        model = load(VideoMambaForPreTraining, converted(reference.checkpoint, overrides=self.CASES[case])).train()
+        self.forward(reference, model).loss.backward()
+        official = to_official({name: p.grad for name, p in model.named_parameters() if p.grad is not None}, model.config)
+        theirs = {name.removeprefix("grad."): x for name, x in reference.outputs.items() if name.startswith("grad.")}
+        for name in theirs.keys() & official.keys():
+            grad = theirs[name]
+            torch.testing.assert_close(official[name], grad, rtol=0, atol=1e-4 * max(grad.abs().max().item(), 1e-6))
+        for name in theirs.keys() ^ official.keys():  # the last block gets none: zero there, no gradient here
+            assert name.startswith("layers.3.")
+            assert name not in theirs or not theirs[name].any()
+
+    def test_a_classifier_starts_from_it_with_a_new_head_only(self, converted):
+        directory = converted(golden("pretrain_k1").checkpoint)
+        model, info = VideoMambaForVideoClassification.from_pretrained(directory, num_labels=9, output_loading_info=True)
+        assert info["missing_keys"] == {"classifier.weight", "classifier.bias"}
+        assert not any(value for key, value in info.items() if key != "missing_keys")
+        assert model.config.num_labels == 9
+
+    def test_masks_that_do_not_fit(self):
+        model = VideoMambaForPreTraining(small_config())
+        clips = torch.zeros(2, 4, 3, 32, 32)
+        mask = torch.zeros(2, 16, dtype=torch.bool)
+        mask[0, 0] = True
+        with pytest.raises(ValueError, match=r"as many visible patches, got \[15, 16\]"):
+            model(clips, bool_masked_pos=mask)
+        with pytest.raises(ValueError, match=r"must have shape \(2, 16\), got \(2, 17\)"):
+            model(clips, bool_masked_pos=torch.zeros(2, 17, dtype=torch.bool))
+        with pytest.raises(ValueError, match="Masked clips need `scan_order='spatial_first'`"):
+            VideoMambaForPreTraining(small_config(scan_order="alternating"))(clips, bool_masked_pos=mask)
 
 
 class TestMixer:
@@ -220,25 +291,32 @@ class TestImageToVideo:
 
 class TestReleasedShapes:
     @pytest.mark.parametrize("name", MANIFESTS)
-    def test_every_released_classifier_maps_key_by_key(self, name):
+    def test_every_released_model_maps_key_by_key(self, name):
+        """All but the video-text ones."""
         manifest = MANIFESTS[name]
         with torch.device("meta"):
             tensors = {key: torch.empty(shape) for key, shape in manifest["keys"].items()}
             config = infer_config(tensors, {})
-            renamed, left_out = rename(tensors)
-            model = (VideoMambaForVideoClassification if config.num_frames else VideoMambaForImageClassification)(config)
+            renamed, left_out = to_ours(tensors)
+            if "mask_pretrain" in name:
+                model = VideoMambaForPreTraining(config)
+            else:
+                model = (VideoMambaForVideoClassification if config.num_frames else VideoMambaForImageClassification)(config)
         check_against(model.state_dict(), renamed)
-        assert not left_out
-        assert len(renamed) == len(tensors)
-        assert model.num_parameters() == manifest["num_parameters"]
+        assert left_out == [key for key in tensors if key.startswith("distill_head.")]
+        assert len(renamed) + len(left_out) == len(tensors)
+        assert model.num_parameters() + sum(tensors[key].numel() for key in left_out) == manifest["num_parameters"]
         args = manifest["constructor_args"]
-        assert (config.image_size, config.num_frames) == (args["img_size"], args.get("num_frames"))
+        assert (config.image_size, config.num_frames) == (args.get("img_size", 224), args.get("num_frames"))
 
-    def test_no_rename_is_unused(self):
-        names = [key for manifest in MANIFESTS.values() for key in manifest["keys"]]
-        names += [f"layers.0.mixer.{x}_proj.bias" for x in ("in", "out")]
-        unused = [pattern for pattern, _ in RENAMES if not any(re.fullmatch(pattern, name) for name in names)]
-        assert unused == [r"norm\.(weight|bias)"]  # masked pretraining's, which is no classifier
+    @pytest.mark.parametrize("name", MANIFESTS)
+    def test_and_back(self, name):
+        with torch.device("meta"):
+            tensors = {key: torch.empty(shape) for key, shape in MANIFESTS[name]["keys"].items()}
+        renamed, left_out = to_ours(tensors)
+        official = to_official(renamed, infer_config(tensors, {}))
+        expected = {key: shape for key, shape in MANIFESTS[name]["keys"].items() if key not in left_out}
+        assert {key: list(tensor.shape) for key, tensor in official.items()} == expected
 
 
 class TestInitialisation:

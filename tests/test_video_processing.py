@@ -14,7 +14,7 @@ from torchvision import transforms
 from transformers import AutoImageProcessor, AutoVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from conversion.convert_videomamba_to_hf import processor_for
+from conversion.converter import processor_for
 from modeling_videomamba import VideoMambaVideoProcessor, decode_video
 from modeling_videomamba.video_decoding import torchcodec_is_usable
 

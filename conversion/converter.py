@@ -1,0 +1,169 @@
+"""From an official checkpoint to a directory that transformers loads, and back."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CLIPImageProcessor
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from conversion.download import download
+from conversion.labels import LABEL_FILES, load_labels
+from conversion.official_layout import (
+    CheckpointError,
+    check_against,
+    infer_config,
+    inflate,
+    read_checkpoint,
+    to_official,
+    to_ours,
+)
+from conversion.released import ReleasedCheckpoint, expected_config
+from modeling_videomamba import (
+    VideoMambaConfig,
+    VideoMambaForImageClassification,
+    VideoMambaForPreTraining,
+    VideoMambaForVideoClassification,
+    VideoMambaModel,
+    VideoMambaPreTrainedModel,
+    VideoMambaVideoProcessor,
+)
+
+
+def convert(
+    source: str | Path,
+    overrides: dict[str, Any] | None = None,
+    labels: str | None = None,
+    num_frames: int | None = None,
+    image_size: int | None = None,
+    tubelet_size: int | None = None,
+    inflation: str = "center",
+) -> tuple[VideoMambaPreTrainedModel, list[str]]:
+    """Loads an official checkpoint into the class that fits it.
+
+    A classifier of videos or images, a model for masked pretraining, or, without any head, a bare model.
+
+    Args:
+        source: path of the checkpoint.
+        overrides: configuration fields that no tensor tells.
+        labels: see [`load_labels`].
+        num_frames, image_size: another number of frames or frame size, which position embeddings are interpolated to. An
+            image checkpoint with `num_frames` becomes the start of a video model: temporal embeddings of zero, no head.
+        tubelet_size, inflation: for an image checkpoint that becomes a video model, see [`inflate`].
+
+    Returns:
+        The model, and remarks on what was left out or made up.
+    """
+    tensors = read_checkpoint(source)
+    config = infer_config(tensors, overrides or {})
+    tensors, left_out = to_ours(tensors)
+    remarks = [f"left out, of use in training only: {', '.join(left_out)}"] if left_out else []
+    if num_frames is not None and config.num_frames is None:
+        config.num_frames, config.tubelet_size = num_frames, tubelet_size or 1
+        kernel = "videomamba.embeddings.patch_embeddings.projection.weight"
+        tensors[kernel] = inflate(tensors[kernel], config.tubelet_size, inflation)
+        temporal = torch.zeros(1, config.num_temporal_positions, config.hidden_size)
+        tensors["videomamba.embeddings.temporal_position_embeddings"] = temporal
+        remarks.append("an image model becomes a video model: temporal position embeddings of zero, the image head left out")
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier.")}
+
+    if "classifier.weight" in tensors:
+        model_class = VideoMambaForVideoClassification if config.num_frames else VideoMambaForImageClassification
+        if labels is not None:
+            config.id2label = load_labels(labels, config.num_labels)
+            config.label2id = {name: i for i, name in config.id2label.items()}
+        else:
+            remarks.append("no --labels: classes are called LABEL_0, LABEL_1, ...")
+    else:
+        if labels is not None:
+            raise CheckpointError("--labels given, but the converted model has no classification head.")
+        remarks.append("no classification head: from_pretrained(..., num_labels=N) of a classifier adds a new one")
+        if any(name.startswith("alignment_heads.") for name in tensors):
+            model_class = VideoMambaForPreTraining
+            remarks.append("fine-tuning starts from the final norm stored here, the official code from ones")
+        else:
+            model_class = VideoMambaModel
+            tensors = {name.removeprefix("videomamba."): tensor for name, tensor in tensors.items()}
+    with torch.device("meta"):
+        model = model_class(config)
+    check_against(model.state_dict(), tensors)
+    model.load_state_dict(tensors, assign=True)
+    if num_frames is not None or image_size is not None:
+        model.resize_position_embeddings(image_size, num_frames)
+    return model.eval(), remarks
+
+
+def convert_released(checkpoint: ReleasedCheckpoint) -> tuple[VideoMambaPreTrainedModel, list[str], Path]:
+    """Downloads and converts a released checkpoint; also returns the path of the official file.
+
+    Raises:
+        DownloadError: see [`download`].
+        CheckpointError: if the file is not what the table says.
+    """
+    if checkpoint.task == "video-text":
+        raise CheckpointError(f"{checkpoint.id} is a video-text model, which this converter does not know yet.")
+    path = download(checkpoint)
+    has_names = checkpoint.dataset in LABEL_FILES or checkpoint.dataset == "breakfast"
+    model, remarks = convert(path, labels=checkpoint.dataset if has_names and checkpoint.top1 is not None else None)
+    expected = expected_config(checkpoint)
+    fields = ["hidden_size", "num_hidden_layers", "num_frames", "image_size"]
+    fields += ["num_labels"] if expected.num_labels else []
+    found = {name: getattr(model.config, name) for name in fields} | {"parameters": model.num_parameters()}
+    wanted = {name: getattr(expected, name) for name in fields} | {"parameters": checkpoint.parameters}
+    if wrong := [f"{name} is {found[name]} instead of {wanted[name]}" for name in found if found[name] != wanted[name]]:
+        raise CheckpointError(
+            f"{checkpoint.file} is not {checkpoint.id}: {'; '.join(wrong)}. To convert it all the same, give its path: {path}"
+        )
+    return model, remarks, path
+
+
+def processor_for(config: VideoMambaConfig) -> VideoMambaVideoProcessor | CLIPImageProcessor:
+    """The reference's evaluation transform: for videos our own processor, for images CLIP's with ImageNet statistics."""
+    height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
+    crop_size, side = {"height": height, "width": width}, max(height, width)
+    if config.num_frames is not None:
+        return VideoMambaVideoProcessor(num_frames=config.num_frames, size={"shortest_edge": side}, crop_size=crop_size)
+    return CLIPImageProcessor(
+        size={"shortest_edge": int(side / 0.875)},
+        crop_size=crop_size,
+        image_mean=IMAGENET_DEFAULT_MEAN,
+        image_std=IMAGENET_DEFAULT_STD,
+    )
+
+
+def save(model: VideoMambaPreTrainedModel, output_dir: str | Path, card: str) -> None:
+    """Writes the model directory, with `card` as its README.md, beside its place first, then moves it there whole."""
+    output_dir = Path(output_dir)
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise FileExistsError(f"{output_dir} exists and is not an empty directory: remove it or choose another.")
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}-", dir=output_dir.parent))
+    try:
+        model.save_pretrained(unfinished)
+        processor_for(model.config).save_pretrained(unfinished)
+        (unfinished / "README.md").write_text(card, encoding="utf-8")
+        unfinished.chmod(0o755)
+        unfinished.replace(output_dir)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def save_official(directory: str | Path, output_file: str | Path) -> None:
+    """Writes the weights of a model directory as an official-layout `.pth`, a state dict under "model"."""
+    config = VideoMambaConfig.from_pretrained(directory)
+    model_class = {
+        "VideoMambaForImageClassification": VideoMambaForImageClassification,
+        "VideoMambaForPreTraining": VideoMambaForPreTraining,
+        "VideoMambaForVideoClassification": VideoMambaForVideoClassification,
+    }.get((config.architectures or [""])[0], VideoMambaModel)
+    model = model_class.from_pretrained(directory, dtype="auto")
+    output_file = Path(output_file)
+    unfinished = output_file.with_name(f".{output_file.name}-{os.getpid()}")
+    try:
+        torch.save({"model": to_official(model.state_dict(), config)}, unfinished)
+        unfinished.replace(output_file)
+    finally:
+        unfinished.unlink(missing_ok=True)
