@@ -65,6 +65,7 @@ def parse_arguments() -> argparse.Namespace:
         help="configuration field that no tensor tells, with a JSON value; repeatable. 'image_size=[40,24]', patch_stride=8, "
         "layer_norm_eps=1e-3, drop_path_rate=0.1",
     )
+    own.add_argument("--num-labels", type=int, help="keep the first rows of the head only: 400 of a Kinetics-710 head")
     own.add_argument("--num-frames", type=int, help="interpolate to this number of frames; makes an image model a video one")
     own.add_argument("--image-size", type=int, help="interpolate to square frames of this many pixels")
     own.add_argument("--tubelet-size", type=int, help="frames a patch spans, when an image model becomes a video one")
@@ -80,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
 def convert_one(source: str, output: str | Path, args: argparse.Namespace) -> None:
     """Converts a released checkpoint or a file, writes the directory, and tells what it is."""
     if Path(source).suffix in (".pth", ".pt", ".bin", ".safetensors") or Path(source).exists():
-        sizes = (args.num_frames, args.image_size, args.tubelet_size, args.inflation)
+        sizes = (args.num_frames, args.image_size, args.tubelet_size, args.inflation, args.num_labels)
         model, remarks = convert(source, dict(args.overrides), args.labels, *sizes)
         file, card = Path(source), model_card(model, Path(output).name, Path(source).name)
     else:

@@ -41,6 +41,7 @@ def convert(
     image_size: int | None = None,
     tubelet_size: int | None = None,
     inflation: str = "center",
+    num_labels: int | None = None,
 ) -> tuple[VideoMambaPreTrainedModel, list[str]]:
     """Loads an official checkpoint into the class that fits it.
 
@@ -53,6 +54,7 @@ def convert(
         num_frames, image_size: another number of frames or frame size, which position embeddings are interpolated to. An
             image checkpoint with `num_frames` becomes the start of a video model: temporal embeddings of zero, no head.
         tubelet_size, inflation: for an image checkpoint that becomes a video model, see [`inflate`].
+        num_labels: keep the first rows of the head only; the first 400 of a head for Kinetics-710 are Kinetics-400's.
 
     Returns:
         The model, and remarks on what was left out or made up.
@@ -61,6 +63,11 @@ def convert(
     config = infer_config(tensors, overrides or {})
     tensors, left_out = to_ours(tensors)
     remarks = [f"left out, of use in training only: {', '.join(left_out)}"] if left_out else []
+    if num_labels is not None:
+        if "classifier.weight" not in tensors or num_labels > config.num_labels:
+            raise CheckpointError(f"--num-labels {num_labels}: the checkpoint's head has {config.num_labels} rows.")
+        tensors |= {name: tensors[name][:num_labels].clone() for name in ("classifier.weight", "classifier.bias")}
+        config.num_labels = num_labels
     if num_frames is not None and config.num_frames is None:
         config.num_frames, config.tubelet_size = num_frames, tubelet_size or 1
         kernel = "videomamba.embeddings.patch_embeddings.projection.weight"

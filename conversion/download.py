@@ -28,6 +28,6 @@ def download(checkpoint: ReleasedCheckpoint) -> Path:
     except (HfHubHTTPError, OSError) as error:
         reason = error
     raise DownloadError(
-        f"Cannot download {address} ({type(reason).__name__}). Without a network or behind a mirror, set HF_ENDPOINT, or fetch "
+        f"Cannot download {address} ({type(reason).__name__}). Without a network, or with a mirror: set HF_ENDPOINT, or fetch "
         "the file another way and convert it by its path."
     ) from reason

@@ -179,6 +179,14 @@ class TestKeyAccounting:
         renamed.write_bytes(CHECKPOINT.read_bytes())
         assert convert(renamed)[0].config.num_frames == 4
 
+    def test_the_first_rows_of_a_kinetics_710_head(self):
+        checkpoint = golden("ckpt_head_710_slice_prefix").checkpoint
+        model, _ = convert(checkpoint, num_labels=400)
+        assert model.config.num_labels == 400
+        assert torch.equal(model.classifier.weight, read_checkpoint(checkpoint)["head.weight"][:400])
+        with pytest.raises(CheckpointError, match="--num-labels 711: the checkpoint's head has 710 rows"):
+            convert(checkpoint, num_labels=711)
+
     def test_every_value_survives(self):
         model, _ = convert(CHECKPOINT)
         ours = sorted(tensor.double().sum().item() for tensor in model.state_dict().values())
