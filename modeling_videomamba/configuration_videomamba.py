@@ -132,7 +132,7 @@ class VideoMambaConfig(PreTrainedConfig):
     bidirectional: bool = True
     scan_order: ScanOrder = "spatial_first"
     rms_norm: bool = True
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: float | int = 1e-5
     residual_in_fp32: bool = True
     use_bias: bool = False
     use_conv_bias: bool = True
@@ -144,20 +144,18 @@ class VideoMambaConfig(PreTrainedConfig):
     alignment_size: int = 512
     alignment_tap: Literal["before_last_block", "after_last_block", "after_norm"] = "before_last_block"
     normalize_alignment: bool = True
-    initializer_range: float = 0.02
-    scan_implementation: str = "auto"
+    initializer_range: float | int = 0.02
+    scan_implementation: Literal["auto", "mamba_ssm", "torch"] = "auto"
 
     def __post_init__(self, **kwargs):
         if self.time_step_rank == "auto":
             self.time_step_rank = math.ceil(self.hidden_size / 16)
-        if self.patch_stride is None:
-            self.patch_stride = self.patch_size
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
-        """Part of the validation of `@strict`; raises `ValueError` with the offending value."""
+        """Called by `@strict`, which wraps the error in one of its own; the message names the offending value."""
         super().validate_architecture()
-        for name in ("patch_size", "patch_stride", "num_channels", "tubelet_size", "hidden_size", "num_hidden_layers"):
+        for name in ("patch_size", "stride", "num_channels", "tubelet_size", "hidden_size", "num_hidden_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         for name in ("state_size", "conv_kernel", "expand", "time_step_rank", "num_aligned_layers", "alignment_size"):
@@ -165,6 +163,8 @@ class VideoMambaConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if not isinstance(self.image_size, int) and len(self.image_size) != 2:
             raise ValueError(f"`image_size` must be an int or (height, width), got {self.image_size}.")
+        if not self.layer_norm_eps > 0:
+            raise ValueError(f"`layer_norm_eps` must be above 0, got {self.layer_norm_eps}.")
         if min(self.grid_size) < 1:
             raise ValueError(f"`image_size` {self.image_size} does not hold one patch of {self.patch_size} pixels.")
         if self.num_frames is not None and (self.num_frames < 1 or self.num_frames % self.tubelet_size):
@@ -188,10 +188,15 @@ class VideoMambaConfig(PreTrainedConfig):
         return self.expand * self.hidden_size
 
     @property
+    def stride(self) -> int:
+        """Pixels from one patch to the next."""
+        return self.patch_size if self.patch_stride is None else self.patch_stride
+
+    @property
     def grid_size(self) -> tuple[int, int]:
         """Rows and columns of patches of a frame of `image_size`."""
         height, width = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
-        return tuple((side - self.patch_size) // self.patch_stride + 1 for side in (height, width))
+        return tuple((side - self.patch_size) // self.stride + 1 for side in (height, width))
 
     @property
     def num_temporal_positions(self) -> int:

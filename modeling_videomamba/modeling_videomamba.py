@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
@@ -26,7 +25,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_videomamba import VideoMambaConfig
-from .selective_scan import ScanInputs, check_scan_implementation, choose_scan_implementation, scan_directions
+from .selective_scan import ScanInputs, choose_scan_implementation, find_causal_conv1d, find_extensions, scan_directions
 
 
 def interpolate_spatial(position_embeddings: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
@@ -62,7 +61,7 @@ class VideoMambaPatchEmbeddings(nn.Module):
             config.num_channels,
             config.hidden_size,
             kernel_size=(config.tubelet_size, config.patch_size, config.patch_size),
-            stride=(config.tubelet_size, config.patch_stride, config.patch_stride),
+            stride=(config.tubelet_size, config.stride, config.stride),
         )
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -119,11 +118,11 @@ class VideoMambaEmbeddings(nn.Module):
         image_size = (config.image_size,) * 2 if isinstance(config.image_size, int) else tuple(config.image_size)
         if interpolate_pos_encoding:
             for side in (height, width):
-                if side < config.patch_size or (side - config.patch_size) % config.patch_stride:
+                if side < config.patch_size or (side - config.patch_size) % config.stride:
                     raise ValueError(
                         f"Frames of {height} x {width} pixels cannot be cut into patches of {config.patch_size} pixels "
-                        f"every {config.patch_stride} pixels: both sides must be {config.patch_size} plus a multiple of "
-                        f"{config.patch_stride}."
+                        f"every {config.stride} pixels: both sides must be {config.patch_size} plus a multiple of "
+                        f"{config.stride}."
                     )
         elif (height, width) != image_size or frames != (config.num_frames or config.tubelet_size):
             raise ValueError(
@@ -142,17 +141,12 @@ class VideoMambaCausalConv1d(nn.Conv1d):
         self.scan_implementation = config.scan_implementation
 
     def forward(self, hidden_states: Tensor, reverse: bool) -> Tensor:  # both (batch, length, channels)
-        if choose_scan_implementation(self.scan_implementation, hidden_states.device) == "mamba_ssm":
-            try:
-                from causal_conv1d import causal_conv1d_fn
-            except ImportError:
-                pass  # optional beside mamba_ssm
-            else:
-                x = hidden_states.flip(1) if reverse else hidden_states
-                x = causal_conv1d_fn(
-                    x=x.transpose(1, 2), weight=self.weight[:, 0], bias=self.bias, activation="silu"
-                ).transpose(1, 2)
-                return x.flip(1) if reverse else x
+        chosen = choose_scan_implementation(self.scan_implementation, hidden_states.device, hidden_states.dtype)
+        causal_conv1d_fn = find_causal_conv1d() if chosen == "mamba_ssm" and 2 <= self.kernel_size[0] <= 4 else None
+        if causal_conv1d_fn is not None:
+            x = hidden_states.flip(1) if reverse else hidden_states
+            x = causal_conv1d_fn(x=x.transpose(1, 2), weight=self.weight[:, 0], bias=self.bias, activation="silu")
+            return x.transpose(1, 2).flip(1) if reverse else x.transpose(1, 2)
         # As a 2-D convolution of one row, channels last: 30 times faster on CPU than a 1-D one, and nothing is transposed.
         # Padded on both sides, its first `length` outputs are causal; with the kernel mirrored, its last ones are anticausal.
         weight = (self.weight.flip(-1) if reverse else self.weight)[:, :, None]  # (channels, 1, 1, kernel)
@@ -163,8 +157,16 @@ class VideoMambaCausalConv1d(nn.Conv1d):
         return F.silu(x[:, padding:] if reverse else x[:, :length])
 
 
-class VideoMambaTimeStepProjection(nn.Linear):
-    """Projects the low-rank time step to all channels. The bias is handed on: it is added in fp32, inside the scan."""
+class VideoMambaTimeStepProjection(nn.Module):
+    """Projects the low-rank time step to all channels. The bias is handed on: it is added in fp32, inside the scan.
+
+    Not an `nn.Linear`, whose output would be one tensor: tools that replace linear layers must leave it alone.
+    """
+
+    def __init__(self, config: VideoMambaConfig):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(config.intermediate_size, config.time_step_rank))
+        self.bias = nn.Parameter(torch.zeros(config.intermediate_size))
 
     def forward(self, time_step: Tensor) -> tuple[Tensor, Tensor]:
         return F.linear(time_step, self.weight), self.bias
@@ -182,7 +184,7 @@ class VideoMambaScanDirection(nn.Module):
         self.sizes = (config.time_step_rank, config.state_size, config.state_size)
         self.conv1d = VideoMambaCausalConv1d(config)
         self.x_proj = nn.Linear(config.intermediate_size, sum(self.sizes), bias=False)
-        self.dt_proj = VideoMambaTimeStepProjection(config.time_step_rank, config.intermediate_size)
+        self.dt_proj = VideoMambaTimeStepProjection(config)
         self.A_log = nn.Parameter(torch.zeros(config.intermediate_size, config.state_size))
         self.D = nn.Parameter(torch.ones(config.intermediate_size))
 
@@ -274,6 +276,23 @@ def make_norm(config: VideoMambaConfig) -> nn.Module:
     return norm(config.hidden_size, eps=config.layer_norm_eps)
 
 
+class VideoMambaDropPath(nn.Module):
+    """Stochastic depth: in training, drops the branch of a whole sample with probability p, else scales it by 1 / (1 - p)."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if self.p == 0 or not self.training:
+            return hidden_states
+        kept = hidden_states.new_empty(len(hidden_states), 1, 1).bernoulli_(1 - self.p)
+        return hidden_states * kept / (1 - self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
 class VideoMambaLayer(GradientCheckpointingLayer):
     """One pre-norm residual block. Its output is dropped with a probability that grows linearly with depth."""
 
@@ -282,7 +301,7 @@ class VideoMambaLayer(GradientCheckpointingLayer):
         self.norm = make_norm(config)
         self.mixer = VideoMambaMixer(config, layer_idx)
         drop_path_rate = config.drop_path_rate * layer_idx / max(config.num_hidden_layers - 1, 1)
-        self.drop_path = StochasticDepth(drop_path_rate, mode="row")
+        self.drop_path = VideoMambaDropPath(drop_path_rate)
 
     def forward(self, hidden_states: Tensor, temporal_order: tuple[Tensor, Tensor] | None = None) -> Tensor:
         return hidden_states + self.drop_path(self.mixer(self.norm(hidden_states), temporal_order))
@@ -307,7 +326,7 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
                 init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, (nn.Linear, VideoMambaTimeStepProjection)):
             if isinstance(module, VideoMambaOutputProjection):
                 bound = 1 / math.sqrt(module.in_features * self.config.num_hidden_layers)
                 init.uniform_(module.weight, -bound, bound)
@@ -329,7 +348,7 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
             init.copy_(module.A_log, states.log().expand_as(module.A_log))
             init.ones_(module.D)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         """As in transformers. The saved directory carries this code and names every Auto class, not only that of this head."""
         self.config.auto_map = {
             "AutoConfig": "configuration_videomamba.VideoMambaConfig",
@@ -338,7 +357,7 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
             "AutoModelForPreTraining": "modeling_videomamba.VideoMambaForPreTraining",
             "AutoModelForVideoClassification": "modeling_videomamba.VideoMambaForVideoClassification",
         }
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def get_position_embeddings(self) -> tuple[nn.Parameter, nn.Parameter | None]:
         """Spatial `(1, 1 + rows * columns, hidden)` and temporal `(1, positions, hidden)` position embeddings."""
@@ -363,15 +382,17 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
                 "An image model has no temporal position embeddings to resize; load it with "
                 f"`from_pretrained(..., num_frames={num_frames})` instead."
             )
-        old, new = self.config.grid_size, self.config.to_dict()
-        new |= {"image_size": image_size or self.config.image_size, "num_frames": num_frames or self.config.num_frames}
+        sizes = {"image_size": image_size, "num_frames": num_frames}
+        new = self.config.to_dict() | {name: size for name, size in sizes.items() if size is not None}
         new = type(self.config).from_dict(new)  # validated before anything changes
+        space, time = self.get_position_embeddings()
         embeddings = self.base_model.embeddings
-        embeddings.position_embeddings = nn.Parameter(interpolate_spatial(embeddings.position_embeddings, old, new.grid_size))
-        if embeddings.temporal_position_embeddings is not None:
-            embeddings.temporal_position_embeddings = nn.Parameter(
-                interpolate_temporal(embeddings.temporal_position_embeddings, new.num_temporal_positions)
-            )
+        if new.grid_size != self.config.grid_size:
+            resized = interpolate_spatial(space, self.config.grid_size, new.grid_size)
+            embeddings.position_embeddings = nn.Parameter(resized, requires_grad=space.requires_grad)
+        if new.num_temporal_positions != self.config.num_temporal_positions:
+            resized = interpolate_temporal(time, new.num_temporal_positions)
+            embeddings.temporal_position_embeddings = nn.Parameter(resized, requires_grad=time.requires_grad)
         self.config.image_size, self.config.num_frames = new.image_size, new.num_frames
 
 
@@ -382,7 +403,7 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
 
     def __init__(self, config: VideoMambaConfig):
         super().__init__(config)
-        check_scan_implementation(config.scan_implementation)
+        find_extensions()  # now, since torch.compile cannot look for them
         self.embeddings = VideoMambaEmbeddings(config)
         self.layers = nn.ModuleList([VideoMambaLayer(config, i) for i in range(config.num_hidden_layers)])
         self.norm = make_norm(config)

@@ -14,6 +14,7 @@ The implementation is chosen at every call, by the device of the tensors: a mode
 machine that has CUDA kernels installed.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -143,36 +144,30 @@ def selective_scan_reference(
     return (y, state) if return_last_state else y
 
 
-def choose_scan_implementation(implementation: str, device: torch.device | str) -> str:
-    """The implementation that a scan of tensors on `device` runs.
+def choose_scan_implementation(implementation: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> str:
+    """The implementation that a scan of tensors of `dtype` on `device` runs.
 
     Raises:
         ValueError: if there is no implementation of that name.
-        RuntimeError: if that implementation cannot run on `device`.
+        RuntimeError: if that implementation cannot run such tensors.
     """
-    check_scan_implementation(implementation)
+    if implementation not in ("auto", *SCAN_IMPLEMENTATIONS):
+        known = ", ".join(("auto", *SCAN_IMPLEMENTATIONS))
+        raise ValueError(f"Unknown scan implementation {implementation!r}: choose one of {known}.")
     device_type = torch.device(device).type
     if implementation == "auto":
         if not torch.compiler.is_compiling():
             _report_once(device_type)
-        return next(name for name in SCAN_IMPLEMENTATIONS if _why_not(name, device_type) is None)
-    if (reason := _why_not(implementation, device_type)) is not None:
+        return next(name for name in SCAN_IMPLEMENTATIONS if _why_not(name, device_type, dtype) is None)
+    if (reason := _why_not(implementation, device_type, dtype)) is not None:
         raise RuntimeError(f"The scan implementation {implementation!r} cannot run: {reason}.")
     return implementation
-
-
-def check_scan_implementation(implementation: str) -> None:
-    """Raises `ValueError` unless there is an implementation of that name."""
-    if implementation not in ("auto", *SCAN_IMPLEMENTATIONS):
-        raise ValueError(
-            f"Unknown scan implementation {implementation!r}: choose one of {', '.join(('auto', *SCAN_IMPLEMENTATIONS))}."
-        )
 
 
 def scan_report(device: torch.device | str | None = None) -> str:
     """One line that says which implementation `"auto"` takes on `device` (default: CUDA if present), and why not others."""
     device_type = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
-    reasons = {name: _why_not(name, device_type) for name in SCAN_IMPLEMENTATIONS}
+    reasons = {name: _why_not(name, device_type, torch.float32) for name in SCAN_IMPLEMENTATIONS}
     chosen = next(name for name, reason in reasons.items() if reason is None)
     refused = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
     return f"selective scan on {device_type}: {chosen}" + (f" (not {'; '.join(refused)})" if refused else "")
@@ -183,60 +178,80 @@ def _report_once(device_type: str) -> None:
     logger.info(scan_report(device_type))
 
 
-def _why_not(implementation: str, device_type: str) -> str | None:
-    """Why an implementation cannot run on a type of device; `None` if it can."""
+def _why_not(implementation: str, device_type: str, dtype: torch.dtype) -> str | None:
+    """Why an implementation cannot run on such tensors; `None` if it can."""
     if implementation == "torch":
         return None
     if device_type != "cuda":
         return f"it needs CUDA tensors, these are on {device_type}"
-    return mamba_ssm_import_error()
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"it takes fp32, fp16 and bf16, these are {dtype}"
+    return _extensions()["mamba_ssm"][1]
 
 
-_IMPORT_ERRORS: dict[str, str | None] = {}  # not functools.cache, which torch.compile cannot look into
+_FOUND: dict[str, tuple[Callable | None, str | None]] = {}  # not functools.cache, which torch.compile cannot look into
 
 
-def mamba_ssm_import_error() -> str | None:
-    """Why mamba_ssm's CUDA scan cannot be imported; `None` if it can.
+def _extensions() -> dict[str, tuple[Callable | None, str | None]]:
+    """The functions of mamba_ssm and causal_conv1d, or why they cannot be imported.
 
     mamba_ssm itself imports without its CUDA extension, whose build is optional: only importing the extension proves it.
     """
-    if "mamba_ssm" not in _IMPORT_ERRORS:
+    if not _FOUND:
         try:
             import selective_scan_cuda  # noqa: F401
-            from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # noqa: F401
+            from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
-            _IMPORT_ERRORS["mamba_ssm"] = None
+            _FOUND["mamba_ssm"] = selective_scan_fn, None
         except Exception as error:  # a broken build can raise anything: an undefined symbol, a missing library
             reason = f"{type(error).__name__}: {error}"
-            _IMPORT_ERRORS["mamba_ssm"] = f"{reason}; install mamba-ssm built with its CUDA extension"
-    return _IMPORT_ERRORS["mamba_ssm"]
+            _FOUND["mamba_ssm"] = None, f"{reason}; install mamba-ssm built with its CUDA extension"
+        try:
+            from causal_conv1d import causal_conv1d_fn
+
+            _FOUND["causal_conv1d"] = causal_conv1d_fn, None
+        except Exception as error:
+            _FOUND["causal_conv1d"] = None, f"{type(error).__name__}: {error}"
+    return _FOUND
+
+
+def find_extensions() -> None:
+    """Looks for the CUDA extensions if there is a CUDA device; otherwise they are of no use, and importing them takes long."""
+    if torch.cuda.is_available():
+        _extensions()
+
+
+def find_causal_conv1d() -> Callable | None:
+    """`causal_conv1d_fn`, if it is installed."""
+    return _extensions()["causal_conv1d"][0]
+
+
+def mamba_ssm_import_error() -> str | None:
+    """Why mamba_ssm's CUDA scan cannot be imported; `None` if it can."""
+    return _extensions()["mamba_ssm"][1]
 
 
 def _run_lanes(
     lanes: list[ScanInputs], reverse: list[bool], delta_softplus: bool, implementation: str
 ) -> tuple[Tensor, Tensor]:
     """Sum of the lanes' outputs `(batch, length, dim)`, and their last states `(lanes, batch, dim, state)`."""
-    if choose_scan_implementation(implementation, lanes[0].u.device) == "mamba_ssm":
+    if choose_scan_implementation(implementation, lanes[0].u.device, lanes[0].u.dtype) == "mamba_ssm":
         return _run_mamba_ssm(lanes, reverse, delta_softplus)
     y, last_states = selective_scan_lanes(*(list(tensors) for tensors in zip(*lanes)), reverse, delta_softplus)
     return y, last_states.transpose(-1, -2)
 
 
 def _run_mamba_ssm(lanes: list[ScanInputs], reverse: list[bool], delta_softplus: bool) -> tuple[Tensor, Tensor]:
-    try:
-        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-    except ImportError as error:
-        raise RuntimeError("mamba_ssm vanished after it had been found.") from error
-
+    selective_scan_fn, _ = _extensions()["mamba_ssm"]
     total, last_states = None, []
     for lane, reverse_lane in zip(lanes, reverse):
-        u, delta, B, C = (x.transpose(1, 2) for x in (lane.u, lane.delta, lane.B, lane.C))  # (batch, channels, length)
+        u, delta, B, C = (x.to(lane.u.dtype).transpose(1, 2) for x in (lane.u, lane.delta, lane.B, lane.C))
         if reverse_lane:
             u, delta, B, C = (x.flip(-1) for x in (u, delta, B, C))
-        y, last_state = selective_scan_fn(
+        y, last_state = selective_scan_fn(  # (batch, dim, length), (batch, dim, state)
             u=u,
             delta=delta,
-            A=lane.A,
+            A=lane.A.float(),
             B=B,
             C=C,
             D=lane.D.float(),
@@ -253,6 +268,8 @@ def _run_mamba_ssm(lanes: list[ScanInputs], reverse: list[bool], delta_softplus:
 def _check_shapes(u, delta, A, B, C, D, z, delta_bias) -> None:
     if u.ndim != 3 or A.ndim != 2:
         raise ValueError(f"`u` must be (batch, dim, length) and `A` (dim, state), got {tuple(u.shape)} and {tuple(A.shape)}.")
+    if not u.is_floating_point() or A.is_complex():
+        raise ValueError(f"`u` must be floating point and `A` real, got {u.dtype} and {A.dtype}.")
     (batch, dim, length), state = u.shape, A.shape[1]
     expected = {
         "delta": (delta, u.shape),
@@ -271,8 +288,9 @@ def _check_shapes(u, delta, A, B, C, D, z, delta_bias) -> None:
 __all__ = [
     "SCAN_IMPLEMENTATIONS",
     "ScanInputs",
-    "check_scan_implementation",
     "choose_scan_implementation",
+    "find_causal_conv1d",
+    "find_extensions",
     "scan_directions",
     "scan_report",
     "selective_scan",

@@ -125,7 +125,18 @@ def _recur(decay_steps: list[Tensor], hidden_steps: list[Tensor], previous: Tens
 def _contract(rows: Tensor, matrices: Tensor) -> Tensor:
     """`rows (batch, steps, k)` times `matrices (batch, steps, k, m)`, step by step, as one batched product."""
     batch, steps, k = rows.shape
-    return torch.bmm(rows.reshape(-1, 1, k), matrices.reshape(batch * steps, k, -1)).view(batch, steps, -1)
+    matrices = matrices.reshape(batch * steps, k, matrices.shape[-1])
+    return torch.bmm(rows.reshape(batch * steps, 1, k), matrices).view(batch, steps, matrices.shape[-1])
+
+
+def _sample_groups(tensor: Tensor) -> list[slice]:
+    """Samples to scan together. On CPU one at a time, so that its chunks stay in cache; elsewhere all, to launch less."""
+    batch = tensor.shape[0]
+    return [slice(i, i + 1) for i in range(batch)] if tensor.device.type == "cpu" else [slice(0, batch)]
+
+
+def _of_samples(group: slice, *inputs: list[Tensor]) -> list[list[Tensor]]:
+    return [[tensor[group] for tensor in lanes] for lanes in inputs]
 
 
 def scan_forward(
@@ -145,13 +156,29 @@ def scan_forward(
     Shapes of the inputs: see [`_Chunks`]. Returns `(batch, length, dim)`, `(lanes, batch, state, dim)` and
     `(chunks, lanes, batch, state, dim)` (empty unless `save_states`), in fp32, or in fp64 for fp64 inputs.
     """
-    p = _Chunks(u, delta, A, B, C, delta_bias, reverse, delta_softplus)
-    y = p.new(p.batch, p.length, p.dim).zero_()
-    carry, decay, hidden = p.carry(), p.chunk_buffer(), p.chunk_buffer()
-    states = p.new(p.num_chunks if save_states else 0, *carry.shape)
+    y, last_states, states = _empty_outputs(u, A, save_states)
+    y.zero_(), last_states.zero_()
+    for group in _sample_groups(u[0]):
+        u_, delta_, B_, C_ = _of_samples(group, u, delta, B, C)
+        p = _Chunks(u_, delta_, A, B_, C_, delta_bias, reverse, delta_softplus)
+        _scan_samples(p, D, y[group], last_states[:, group], states[:, :, group] if save_states else None)
+    return y, last_states, states
+
+
+def _empty_outputs(u: list[Tensor], A: list[Tensor], save_states: bool) -> tuple[Tensor, Tensor, Tensor]:
+    lanes, (batch, length, dim), state = len(u), u[0].shape, A[0].shape[1]
+    num_chunks = (length + STEPS_PER_CHUNK - 1) // STEPS_PER_CHUNK if save_states else 0
+    shapes = (batch, length, dim), (lanes, batch, state, dim), (num_chunks, lanes, batch, state, dim)
+    dtype = torch.promote_types(u[0].dtype, torch.float32)
+    return tuple(u[0].new_empty(shape, dtype=dtype) for shape in shapes)
+
+
+def _scan_samples(p: _Chunks, D: list[Tensor], y: Tensor, carry: Tensor, states: Tensor | None) -> None:
+    """Adds the outputs to `y`, takes `carry` from zero to the last states, and fills `states`, unless `None`."""
+    decay, hidden = p.chunk_buffer(), p.chunk_buffer()
     views = {}  # steps in the chunk -> the buffers' views
     index = 0
-    for u_, delta_, B_, C_, y_ in zip(*map(p.blocks, (u, delta, p.B, p.C, [y] * p.lanes))):
+    for u_, delta_, B_, C_, y_ in zip(*map(p.blocks, (p.u, p.delta, p.B, p.C, [y] * p.lanes))):
         _, time_step = p.time_step(delta_)
         drive = [torch.mul(dt, x, out=p.new(*dt.shape)) for dt, x in zip(time_step, u_)]
         for lane in range(p.lanes):
@@ -160,16 +187,15 @@ def scan_forward(
             n = y__[0].shape[1]
             if n not in views:
                 a, h = decay[:, :, :n], hidden[:, :, :n]
-                views[n] = a, h, _steps(a, reverse), _steps(h, reverse)
+                views[n] = a, h, _steps(a, p.reverse), _steps(h, p.reverse)
             a, h, a_steps, h_steps = views[n]
             p.fill(a, h, step_, drive_, B__)
-            if save_states:
+            if states is not None:
                 states[index].copy_(carry)
             carry.copy_(_recur(a_steps, h_steps, carry))
             for lane in range(p.lanes):
                 y__[lane].add_(_contract(C__[lane], h[lane]))
             index += 1
-    return y, carry, states
 
 
 def scan_backward(
@@ -189,17 +215,43 @@ def scan_backward(
 
     `dy`: gradient of the output, `(batch, length, dim)`; `states`: as saved by [`scan_forward`].
     """
-    p = _Chunks(u, delta, A, B, C, delta_bias, reverse, delta_softplus)
-    dy = dy.to(p.dtype)
-    D = [d.to(p.dtype) for d in D]
+    dtype = states.dtype
     du, ddelta = [x.new_empty(x.shape) for x in u], [x.new_empty(x.shape) for x in delta]
-    dB, dC = [p.new(*b.shape) for b in B], [p.new(*c.shape) for c in C]
-    dA, dD, dbias = ([torch.zeros_like(x) for x in like] for like in (p.A, D, p.delta_bias))
+    dB, dC = [x.new_empty(x.shape, dtype=dtype) for x in B], [x.new_empty(x.shape, dtype=dtype) for x in C]
+    dA = [x.new_zeros(x.shape[::-1], dtype=dtype) for x in A]  # (state, dim)
+    dD, dbias = ([x.new_zeros(x.shape, dtype=dtype) for x in lanes] for lanes in (D, delta_bias))
+    for group in _sample_groups(dy):
+        u_, delta_, B_, C_ = _of_samples(group, u, delta, B, C)
+        p = _Chunks(u_, delta_, A, B_, C_, delta_bias, reverse, delta_softplus)
+        local = _of_samples(group, du, ddelta, dB, dC)
+        _differentiate_samples(p, D, dy[group].to(dtype), states[:, :, group], *local, dA, dD, dbias)
+    dA = [x.t().contiguous() for x in dA]  # (dim, state)
+    return tuple(
+        [grad.to(x.dtype) for grad, x in zip(grads, inputs)]
+        for grads, inputs in zip((du, ddelta, dA, dB, dC, dD, dbias), (u, delta, A, B, C, D, delta_bias))
+    )
+
+
+def _differentiate_samples(
+    p: _Chunks,
+    D: list[Tensor],
+    dy: Tensor,
+    states: Tensor,
+    du: list[Tensor],
+    ddelta: list[Tensor],
+    dB: list[Tensor],
+    dC: list[Tensor],
+    dA: list[Tensor],
+    dD: list[Tensor],
+    dbias: list[Tensor],
+) -> None:
+    """Writes the gradients of what each sample has of its own, and adds to those of what all share: dA, dD, dbias."""
+    D = [d.to(p.dtype) for d in D]
     carry, decay, hidden, grad = p.carry(), p.chunk_buffer(), p.chunk_buffer(), p.chunk_buffer()
     views = {}
     index = p.num_chunks
     for u_, delta_, B_, C_, dy_, du_, ddelta_, dB_, dC_ in reversed(
-        list(zip(*map(p.blocks, (u, delta, p.B, p.C, [dy] * p.lanes, du, ddelta, dB, dC))))
+        list(zip(*map(p.blocks, (p.u, p.delta, p.B, p.C, [dy] * p.lanes, du, ddelta, dB, dC))))
     ):
         raw, time_step = p.time_step(delta_)
         drive = [torch.mul(dt, x, out=p.new(*dt.shape)) for dt, x in zip(time_step, u_)]
@@ -211,7 +263,7 @@ def scan_backward(
             n = dy__[0].shape[1]
             if n not in views:
                 a, h, g = decay[:, :, :n], hidden[:, :, :n], grad[:, :, :n]
-                views[n] = a, h, g, _steps(a, reverse), _steps(h, reverse), _steps(g, reverse)
+                views[n] = a, h, g, _steps(a, p.reverse), _steps(h, p.reverse), _steps(g, p.reverse)
             a, h, g, a_steps, h_steps, g_steps = views[n]
             p.fill(a, h, step_, drive_, B__)
             _recur(a_steps, h_steps, states[index])
@@ -236,17 +288,12 @@ def scan_backward(
                 dA[lane].add_(a[lane].mul_(step_[lane].unsqueeze(2)).sum((0, 1)))
         for lane in range(p.lanes):
             dstep[lane].addcmul_(ddrive[lane], u_[lane].to(p.dtype))
-            if delta_softplus:
+            if p.delta_softplus:
                 dstep[lane].mul_(raw[lane].sigmoid_())
             ddelta_[lane].copy_(dstep[lane])
             dbias[lane].add_(dstep[lane].sum((0, 1)))
             dD[lane].add_((dy_[lane] * u_[lane]).sum((0, 1)))
             du_[lane].copy_(ddrive[lane].mul_(time_step[lane]).addcmul_(dy_[lane], D[lane]))
-    dA = [d.t().contiguous() for d in dA]  # (dim, state)
-    return tuple(
-        [g.to(x.dtype) for g, x in zip(grads, inputs)]
-        for grads, inputs in zip((du, ddelta, dA, dB, dC, dD, dbias), (u, delta, A, B, C, D, delta_bias))
-    )
 
 
 # As custom operators the loops above are one node each to torch.compile and torch.export, whatever the length.
@@ -271,17 +318,7 @@ def _scan(
 
 @_scan.register_fake
 def _(u, delta, A, B, C, D, delta_bias, reverse, delta_softplus, save_states):
-    lanes, (batch, length, dim), state = len(u), u[0].shape, A[0].shape[1]
-    dtype = torch.promote_types(u[0].dtype, torch.float32)
-    num_chunks = (length + STEPS_PER_CHUNK - 1) // STEPS_PER_CHUNK if save_states else 0
-    return tuple(
-        u[0].new_empty(shape, dtype=dtype)
-        for shape in (
-            (batch, length, dim),
-            (lanes, batch, state, dim),
-            (num_chunks, lanes, batch, state, dim),
-        )
-    )
+    return _empty_outputs(u, A, save_states)
 
 
 @torch.library.custom_op("videomamba::selective_scan_backward", mutates_args=())
@@ -338,6 +375,7 @@ def selective_scan_lanes(
 ) -> tuple[Tensor, Tensor]:
     """Differentiable sum of the lanes' scans `(batch, length, dim)`, and their last states `(lanes, batch, state, dim)`."""
     tensors = (u, delta, A, B, C, D, delta_bias)
-    save_states = torch.is_grad_enabled() and any(x.requires_grad for lanes in tensors for x in lanes)
+    differentiable = torch.is_grad_enabled() and any(x.requires_grad for lanes in tensors for x in lanes)
+    save_states = differentiable and not torch.compiler.is_exporting()
     y, last_states, _ = _scan(*tensors, reverse, delta_softplus, save_states)
     return y, last_states

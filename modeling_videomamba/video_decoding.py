@@ -2,7 +2,7 @@
 
 PyAV, which brings its own FFmpeg, reads the file's packets and so counts the frames exactly. Both decoders then return the
 same pictures; torchcodec, which needs FFmpeg's libraries on the system, is the faster one. In containers without an index
-(AVI, MPEG-TS, GIF) jumping to a frame is unreliable in either, so these are decoded by PyAV from the start.
+(AVI, MPEG-TS, GIF, raw streams) times are unreliable and jumps more so: PyAV decodes these from the start, and counts.
 """
 
 import io
@@ -40,28 +40,46 @@ def decode_video(
         FileNotFoundError: if there is no such file.
         ValueError: if it cannot be decoded: empty, not a video, truncated.
     """
+    if decoder not in (None, "torchcodec", "pyav"):
+        raise ValueError(f"Unknown decoder {decoder!r}: choose 'torchcodec' or 'pyav'.")
     if isinstance(source, bytes):
         name = f"<{len(source)} bytes>"
     else:
         source = name = os.fspath(source)
         if name.startswith(("http://", "https://")):
-            with urllib.request.urlopen(name) as response:
-                source = response.read()
+            source = _fetch(name)
         elif not os.path.isfile(name):
             raise FileNotFoundError(f"No such video file: {name}")
     try:
         metadata, times, keyframes = _read_index(source)
         indices = metadata.frames_indices = [int(i) for i in choose_frames(metadata)]
+        if not indices or min(indices) < 0 or max(indices) >= metadata.total_num_frames:
+            raise EOFError(f"frames {indices} asked for, it has {metadata.total_num_frames}")
         wanted = sorted(set(indices))
-        metadata.video_backend = decoder or ("torchcodec" if keyframes and torchcodec_is_usable() else "pyav")
-        if metadata.video_backend == "torchcodec":
-            frames = _decode_torchcodec(source, wanted)
-        else:
-            frames = torch.stack(list(_decode_pyav(source, keyframes, [times[i] for i in wanted])))
+        frames = None
+        if decoder == "torchcodec" or (decoder is None and keyframes and torchcodec_is_usable()):
+            metadata.video_backend = "torchcodec"
+            try:
+                frames = _decode_torchcodec(source, wanted)
+            except RuntimeError:  # PyAV reads some files that torchcodec does not: edit lists that start before a keyframe
+                if decoder == "torchcodec":
+                    raise
+        if frames is None:
+            metadata.video_backend = "pyav"
+            at_times = _decode_at_times(source, keyframes, [times[i] for i in wanted]) if keyframes else None
+            frames = torch.stack(list(at_times or _decode_from_start(source, wanted)))
     except (av.FFmpegError, EOFError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"Cannot decode the video {name}: it is empty, truncated or no video ({reason}).") from error
     return frames[np.searchsorted(wanted, indices)], metadata
+
+
+def _fetch(address: str) -> bytes:
+    try:
+        with urllib.request.urlopen(address, timeout=60) as response:
+            return response.read()
+    except OSError as error:
+        raise ValueError(f"Cannot fetch the video {address}: {error}") from error
 
 
 def torchcodec_is_usable() -> bool:
@@ -78,27 +96,35 @@ def _open(source: str | bytes) -> "av.container.InputContainer":
 
 
 def _read_index(source: str | bytes) -> tuple[VideoMetadata, list[int], list[int]]:
-    """Metadata, the times of all frames, and those of keyframes that one can jump to, ascending, in the stream's time base."""
+    """Metadata, the times of all frames and those of keyframes, ascending, in the stream's time base.
+
+    Both lists are empty if the container has no index.
+    """
     with _open(source) as container:
         if not container.streams.video:
             raise EOFError("no video stream")
         stream = container.streams.video[0]
         packets = [packet for packet in container.demux(stream) if packet.size]
-        if len(packets) < stream.frames:
-            raise EOFError(f"{len(packets)} of {stream.frames} frames are left")
-        packets = [packet for packet in packets if not packet.is_discard]  # cut off by an edit list
-        if not packets:
+        shown = [packet for packet in packets if not packet.is_discard]  # the others are cut off by an edit list
+        if not shown:
             raise EOFError("no frames")
-        has_index = CONTAINERS_WITH_INDEX & set(container.format.name.split(","))
-        times = sorted(packet.pts for packet in packets)
+        has_index = bool(CONTAINERS_WITH_INDEX & set(container.format.name.split(",")))
+        has_index = has_index and all(packet.pts is not None for packet in packets)
+        times = sorted(packet.pts for packet in shown) if has_index else []
+        if has_index and stream.duration is not None:
+            frame = max(packet.duration or 0 for packet in packets)
+            end = max(packet.pts + (packet.duration or 0) for packet in packets) - (stream.start_time or 0)
+            if end <= stream.duration - frame:  # at least one frame is missing
+                seconds, promised = (float(time * stream.time_base) for time in (end, stream.duration))
+                raise EOFError(f"it ends after {seconds:.2f} of {promised:.2f} s")
         keyframes = sorted(packet.pts for packet in packets if packet.is_keyframe) if has_index else []
         fps = float(stream.average_rate or 0) or None
         metadata = VideoMetadata(
-            total_num_frames=len(times),
+            total_num_frames=len(shown),
             fps=fps,
             width=stream.width,
             height=stream.height,
-            duration=len(times) / fps if fps else None,
+            duration=len(shown) / fps if fps else None,
         )
     return metadata, times, keyframes
 
@@ -112,25 +138,43 @@ def _decode_torchcodec(source: str | bytes, indices: list[int]) -> Tensor:
     return VideoDecoder(source, seek_mode="exact", num_ffmpeg_threads=0).get_frames_at(indices).data
 
 
-def _decode_pyav(source: str | bytes, keyframes: list[int], times: list[int]) -> Iterator[Tensor]:
+def _decode_at_times(source: str | bytes, keyframes: list[int], times: list[int]) -> Iterator[Tensor]:
     """Yields the frames `(3, height, width)` at the ascending `times`, jumping ahead wherever a keyframe allows it."""
     with _open(source) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        decoded, position = container.decode(stream), None
+        decoded, position = iter(()), None
         for time in times:
-            passed = bisect_right(keyframes, time)
-            if passed and (position is None or keyframes[passed - 1] > position):
-                container.seek(keyframes[passed - 1], stream=stream)
+            keyframe = keyframes[max(bisect_right(keyframes, time) - 1, 0)]
+            if position is None or keyframe > position:
+                container.seek(keyframe, stream=stream)
                 decoded = container.decode(stream)
             for frame in decoded:
                 position = frame.pts
                 if position == time:
-                    picture = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)  # (height, width, 3)
-                    yield torch.from_numpy(picture.copy()).permute(2, 0, 1)
+                    yield _picture(frame)
                     break
             else:
                 raise EOFError(f"no frame at {float(time * stream.time_base):.2f} s")
+
+
+def _decode_from_start(source: str | bytes, indices: list[int]) -> Iterator[Tensor]:
+    """Yields the frames `(3, height, width)` of the ascending `indices`, counted as they are shown."""
+    with _open(source) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        decoded = enumerate(container.decode(video=0))
+        for wanted in indices:
+            for index, frame in decoded:
+                if index == wanted:
+                    yield _picture(frame)
+                    break
+            else:
+                raise EOFError(f"no frame {wanted}")
+
+
+def _picture(frame: "av.VideoFrame") -> Tensor:
+    picture = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)  # (height, width, 3), upright
+    return torch.from_numpy(picture.copy()).permute(2, 0, 1)  # (3, height, width)
 
 
 __all__ = ["VideoSource", "decode_video", "torchcodec_is_usable"]

@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from PIL.Image import Image
 from torch import Tensor
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
@@ -15,7 +17,7 @@ from .video_decoding import decode_video
 
 
 class VideoMambaVideoProcessorKwargs(VideosKwargs, total=False):
-    """Beside the usual ones: the views of one video in multi-view evaluation.
+    """Beside the usual ones: the views of one video in multi-view evaluation. They belong to a call and are never saved.
 
     num_clips (`int`, defaults to 1): clips of `num_frames` each, all over the whole video, one shifted against the other.
     num_crops (`int`, defaults to 1): 1 is the centre crop; more are squares along the longer side, from end to end.
@@ -27,9 +29,9 @@ class VideoMambaVideoProcessorKwargs(VideosKwargs, total=False):
 
 class VideoMambaVideoProcessor(BaseVideoProcessor):
     r"""
-    The reference's evaluation transform. `num_frames` frames, the middles of as many equal segments of the whole video (a
-    shorter video repeats frames); bilinear resize of the shorter side, without antialiasing; centre crop; ImageNet
-    normalisation.
+    The reference's evaluation transform. `num_frames` frames, from the middles of as many equal segments of the whole video
+    (a shorter video repeats frames; frames that are sampled already need `do_sample_frames=False`); bilinear resize of the
+    shorter side, without antialiasing; centre crop; ImageNet normalisation.
 
     Takes paths, http(s) addresses, or arrays `(frames, height, width, 3)`, one or a list, and returns `pixel_values`
     `(videos * num_clips * num_crops, num_frames, 3, height, width)`: the views of a video follow each other, clip by clip.
@@ -64,11 +66,10 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
     model_input_names = ["pixel_values"]
 
     def preprocess(self, videos: VideoInput, **kwargs: Unpack[VideoMambaVideoProcessorKwargs]) -> BatchFeature:
-        if isinstance(videos, os.PathLike):
-            videos = os.fspath(videos)
-        elif isinstance(videos, (list, tuple)):
-            videos = [os.fspath(video) if isinstance(video, os.PathLike) else video for video in videos]
-        batch = super().preprocess(videos, **kwargs)
+        for name in ("num_frames", "num_clips", "num_crops"):
+            if kwargs.get(name) is not None and kwargs[name] < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {kwargs[name]}.")
+        batch = super().preprocess(_plain(videos), **kwargs)
         batch["pixel_values"] = batch.pop("pixel_values_videos")
         return batch
 
@@ -106,18 +107,46 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
         if num_clips > 1:
             videos = [clip for video in videos for clip in video.chunk(num_clips)]
         if num_crops > 1:
+            crop_size = kwargs["crop_size"]
+            if crop_size.height != crop_size.width:
+                size = f"{crop_size.height} x {crop_size.width}"
+                raise ValueError(f"`num_crops` {num_crops} makes squares, but this model takes frames of {size} pixels.")
             if kwargs["do_resize"]:
                 videos = [self.resize(video, size=kwargs["size"], resample=kwargs["resample"]) for video in videos]
             videos = [crop for video in videos for crop in crops_along_longer_side(video, num_crops)]
             kwargs |= {"do_resize": False, "do_center_crop": False}
         return super()._preprocess(videos, return_tensors=return_tensors, **kwargs)
 
-    def post_process_video_classification(self, logits: Tensor, num_views: int = 1) -> Tensor:
+    def post_process_video_classification(self, logits: Tensor, num_views: int = 1, problem_type: str | None = None) -> Tensor:
         """Scores `(videos, labels)` from the logits of all views `(videos * num_views, labels)`.
 
-        The views' softmax scores in fp32 are averaged, as the reference merges them.
+        As the reference merges views, their scores in fp32 are averaged: softmax, or by `model.config.problem_type` sigmoid
+        for several labels at once, and the values themselves for regression.
         """
-        return logits.float().softmax(dim=-1).unflatten(0, (-1, num_views)).mean(dim=1)
+        logits = logits.float()
+        if problem_type == "multi_label_classification":
+            scores = logits.sigmoid()
+        else:
+            scores = logits if problem_type == "regression" else logits.softmax(dim=-1)
+        return scores.unflatten(0, (-1, num_views)).mean(dim=1)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in super().to_dict().items() if name not in ("num_clips", "num_crops")}
+
+
+def _plain(videos: VideoInput) -> VideoInput:
+    """Paths as strings and PIL frames in RGB, in lists however deep; an empty video is an error here, not later."""
+    if isinstance(videos, os.PathLike):
+        return os.fspath(videos)
+    if isinstance(videos, Image):
+        return videos.convert("RGB")
+    if isinstance(videos, (list, tuple)):
+        if not videos:
+            raise ValueError("An empty list is no video.")
+        return [_plain(video) for video in videos]
+    if isinstance(videos, (np.ndarray, Tensor)) and 0 in videos.shape:
+        raise ValueError(f"A video of shape {tuple(videos.shape)} has no frames or no pixels.")
+    return videos
 
 
 def crops_along_longer_side(video: Tensor, num_crops: int) -> list[Tensor]:

@@ -62,6 +62,8 @@ def hidden_states():
 def mixers(*scan_orders):
     """Mixers of several orders with the same weights, and the permutations for 3 positions of 4 patches."""
     made = [VideoMambaMixer(small_config(scan_order=order), layer_idx=0) for order in scan_orders]
+    for parameter in made[0].parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
     for mixer in made:
         mixer.load_state_dict(made[0].state_dict())
     device = torch.device("cpu")

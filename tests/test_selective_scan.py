@@ -1,7 +1,6 @@
 """The operator: every implementation against the fp64 oracle and the reference's tensors, forward and backward."""
 
 import sys
-from types import ModuleType
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from modeling_videomamba.selective_scan_torch import STEPS_PER_CHUNK, selective_
 from .conftest import golden, small_config
 
 
+MODULE = sys.modules[choose_scan_implementation.__module__]  # the package exports a function of the module's name
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 
 
@@ -175,8 +175,6 @@ class TestMambaSsm:
     @pytest.fixture
     def stand_ins(self, monkeypatch):
         """mamba_ssm and causal_conv1d as CPU functions that take keywords only, taken for usable."""
-        for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.selective_scan_interface", "causal_conv1d"):
-            monkeypatch.setitem(sys.modules, name, ModuleType(name))
 
         def selective_scan_fn(**kwargs):
             y, last_state = selective_scan_reference(**kwargs)
@@ -187,9 +185,9 @@ class TestMambaSsm:
             x = torch.nn.functional.conv1d(x, weight[:, None], bias, padding=weight.shape[1] - 1, groups=len(weight))
             return torch.nn.functional.silu(x[..., : 1 - weight.shape[1]])
 
-        sys.modules["mamba_ssm.ops.selective_scan_interface"].selective_scan_fn = selective_scan_fn
-        sys.modules["causal_conv1d"].causal_conv1d_fn = causal_conv1d_fn
-        monkeypatch.setattr(sys.modules["modeling_videomamba.selective_scan"], "_why_not", lambda *_: None)
+        monkeypatch.setitem(MODULE._FOUND, "mamba_ssm", (selective_scan_fn, None))
+        monkeypatch.setitem(MODULE._FOUND, "causal_conv1d", (causal_conv1d_fn, None))
+        monkeypatch.setattr(MODULE, "_why_not", lambda *_: None)
 
     @pytest.mark.parametrize("reverse", [False, True])
     def test_the_operator_calls_public_functions_by_keyword(self, stand_ins, reverse):
@@ -202,6 +200,8 @@ class TestMambaSsm:
     def test_the_mixer_calls_public_functions_by_keyword(self, stand_ins):
         torch.manual_seed(0)
         mixer = VideoMambaMixer(small_config(scan_implementation="mamba_ssm"), layer_idx=0)
+        for parameter in mixer.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
         hidden_states = torch.randn(2, 9, 32)
         out = mixer(hidden_states)
         for module in mixer.modules():
@@ -214,6 +214,18 @@ class TestChoice:
     def test_cpu_tensors_take_torch_whatever_is_installed(self):
         assert choose_scan_implementation("auto", "cpu") == "torch"
 
+    def test_fp64_takes_torch_on_cuda_too(self, monkeypatch):
+        monkeypatch.setitem(MODULE._FOUND, "mamba_ssm", (print, None))
+        assert choose_scan_implementation("auto", "cuda", torch.bfloat16) == "mamba_ssm"
+        assert choose_scan_implementation("auto", "cuda", torch.float64) == "torch"
+
+    def test_extensions_are_looked_for_before_anything_is_compiled(self, monkeypatch):
+        """torch.compile cannot trace a failing import."""
+        monkeypatch.setattr(MODULE, "_FOUND", {})
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        VideoMambaModel(small_config(num_hidden_layers=1))
+        assert MODULE._FOUND.keys() == {"mamba_ssm", "causal_conv1d"}
+
     def test_report_says_what_runs_and_why_not_the_others(self):
         assert scan_report("cpu") == "selective scan on cpu: torch (not mamba_ssm: it needs CUDA tensors, these are on cpu)"
 
@@ -225,14 +237,13 @@ class TestChoice:
         assert torch.equal(forced(clip).pooler_output, expected)
         with pytest.raises(RuntimeError, match="'mamba_ssm' cannot run: it needs CUDA tensors"):
             VideoMambaModel.from_pretrained(tmp_path, scan_implementation="mamba_ssm")(clip)
-        with pytest.raises(ValueError, match="Unknown scan implementation 'cudnn'"):
+        with pytest.raises(Exception, match="'scan_implementation' expected one of .* got cudnn"):
             VideoMambaModel.from_pretrained(tmp_path, scan_implementation="cudnn")
 
     def test_the_choice_is_logged_once_and_shown_in_repr(self, caplog):
-        module = sys.modules["modeling_videomamba.selective_scan"]
-        module._report_once.cache_clear()
+        MODULE._report_once.cache_clear()
         model = VideoMambaModel(small_config())
-        with caplog.at_level("INFO", logger=module.logger.name):
+        with caplog.at_level("INFO", logger=MODULE.logger.name):
             for _ in range(2):
                 model(torch.zeros(1, 4, 3, 32, 32))
         assert caplog.messages.count(scan_report("cpu")) == 1
@@ -255,6 +266,12 @@ class TestBadInput:
         inputs[name] = inputs[name][..., :-1] if name != "A" else inputs[name][:-1]
         with pytest.raises(ValueError, match=f"`{name}` must have shape"):
             selective_scan(**inputs)
+
+    def test_wrong_dtype(self):
+        with pytest.raises(ValueError, match=r"`u` must be floating point and `A` real, got torch\.int64"):
+            selective_scan(**scan_inputs() | {"u": torch.zeros(2, 6, 77, dtype=torch.long)})
+        with pytest.raises(ValueError, match=r"got torch\.float64 and torch\.complex64"):
+            selective_scan(**scan_inputs() | {"A": torch.zeros(6, 5, dtype=torch.complex64)})
 
     def test_wrong_rank(self):
         with pytest.raises(ValueError, match=r"`u` must be \(batch, dim, length\)"):

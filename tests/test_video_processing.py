@@ -112,7 +112,8 @@ class TestTransform:
         VideoMambaVideoProcessor(num_frames=8, size={"shortest_edge": 64}, crop_size=64, num_clips=2).save_pretrained(tmp_path)
         processor = AutoVideoProcessor.from_pretrained(tmp_path)
         assert type(processor) is VideoMambaVideoProcessor
-        assert (processor.num_frames, processor.num_clips, processor.num_crops) == (8, 2, 1)
+        assert processor.num_frames == 8
+        assert processor.num_clips == 1  # views belong to a call: a pipeline would use the first one only
         assert processor.size == {"shortest_edge": 64}
 
 
@@ -138,12 +139,24 @@ class TestViews:
         assert 100 * hits[:, 0].double().mean() == reference.outputs["top1"].item()
         assert 100 * hits.any(1).double().mean() == reference.outputs["top5"].item()
 
+    def test_scores_of_other_problems(self):
+        logits = torch.tensor([[0.0, 2.0], [1.0, 4.0]])
+        merge = VideoMambaVideoProcessor().post_process_video_classification
+        assert merge(logits, 2, problem_type="regression").tolist() == [[0.5, 3.0]]
+        expected = logits.sigmoid().mean(0, keepdim=True)
+        torch.testing.assert_close(merge(logits, 2, problem_type="multi_label_classification"), expected)
+
+    def test_impossible_views_are_refused(self, clip):
+        for name in ("num_frames", "num_clips", "num_crops"):
+            with pytest.raises(Exception, match=name):
+                VideoMambaVideoProcessor()(clip[0], **{name: 0})
+        with pytest.raises(ValueError, match="`num_crops` 3 makes squares, but this model takes frames of 40 x 24"):
+            VideoMambaVideoProcessor(size={"shortest_edge": 40}, crop_size={"height": 40, "width": 24})(clip[0], num_crops=3)
+
 
 class TestDecoding:
     @pytest.mark.parametrize("decoder", DECODERS)
-    @pytest.mark.parametrize(
-        ("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4"), ("a.webm", "libvpx")]
-    )
+    @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx")])
     def test_only_the_frames_asked_for_in_any_order(self, tmp_path, name, codec, decoder):
         path = tmp_path / name
         drawn = render_clip(path, codec=codec)
@@ -160,9 +173,13 @@ class TestDecoding:
         frames = [decode_video(clip[0], lambda metadata: range(0, 40, 3), decoder)[0] for decoder in ("pyav", "torchcodec")]
         assert torch.equal(*frames)
 
-    def test_containers_without_an_index_are_decoded_from_the_start(self, tmp_path):
-        drawn = render_clip(tmp_path / "a.ts")
-        frames, metadata = decode_video(tmp_path / "a.ts", lambda metadata: [5, 20, 38])
+    @pytest.mark.parametrize(
+        ("name", "codec"), [("a.ts", "libx264"), ("a.avi", "libx264"), ("a.avi", "mpeg4"), ("a.h264", "libx264")]
+    )
+    def test_containers_without_an_index_are_decoded_from_the_start(self, tmp_path, name, codec):
+        """H.264 in AVI has B-frames, whose times the container makes up; a raw stream has no times at all."""
+        drawn = render_clip(tmp_path / name, codec=codec)
+        frames, metadata = decode_video(tmp_path / name, lambda metadata: [5, 20, 38])
         assert metadata.video_backend == "pyav"
         assert brightness(frames) == pytest.approx([drawn[i].mean() for i in (5, 20, 38)], abs=1.5)
 
@@ -203,6 +220,20 @@ class TestDecoding:
             address = f"http://127.0.0.1:{server.server_port}/clip.mp4"
             assert torch.equal(processor(address, return_tensors="pt")["pixel_values"], expected)
             server.shutdown()
+
+    def test_pil_frames_of_any_mode(self):
+        image = Image.fromarray(np.arange(48 * 64, dtype=np.uint8).reshape(48, 64))
+        processor = VideoMambaVideoProcessor(do_sample_frames=False)
+        expected = processor([image.convert("RGB")] * 3, return_tensors="pt")["pixel_values"]
+        assert expected.shape == (1, 3, 3, 224, 224)
+        for mode in ("L", "P", "RGBA"):
+            assert torch.equal(processor([image.convert(mode)] * 3, return_tensors="pt")["pixel_values"], expected)
+
+    def test_a_batch_of_videos_of_different_sizes(self, tmp_path):
+        render_clip(tmp_path / "a.mp4")
+        render_clip(tmp_path / "b.mp4", num_frames=13, size=(96, 64))
+        paths = [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+        assert VideoMambaVideoProcessor()(paths, return_tensors="pt")["pixel_values"].shape == (2, 16, 3, 224, 224)
 
     def test_all_frames_without_sampling(self, clip):
         pixel_values = VideoMambaVideoProcessor()(clip[0], do_sample_frames=False, return_tensors="pt")["pixel_values"]
@@ -253,6 +284,39 @@ class TestBadVideos:
             container.mux(stream.encode(frame))
             container.mux(stream.encode())
         self.check(tmp_path / "sound.mp4", "no video stream")
+
+    @pytest.mark.parametrize("decoder", [None, "pyav"])
+    def test_a_lossless_trim_is_not_truncated(self, tmp_path, decoder):
+        """It starts at a keyframe, and an edit list hides the frames up to the cut."""
+        drawn = render_clip(tmp_path / "whole.mp4")
+        with av.open(str(tmp_path / "whole.mp4")) as source, av.open(str(tmp_path / "trim.mp4"), "w") as copy:
+            stream = copy.add_stream_from_template(source.streams.video[0])
+            packets = [packet for packet in source.demux(video=0) if packet.dts is not None]
+            frame = round(0.04 / packets[0].time_base)
+            start = next(i for i, packet in enumerate(packets) if packet.is_keyframe and i > 0)
+            first = packets[start].pts // frame + 3  # the cut, three frames after a keyframe
+            for packet in packets[start:]:
+                packet.pts, packet.dts, packet.stream = packet.pts - first * frame, packet.dts - first * frame, stream
+                copy.mux(packet)
+        frames, metadata = decode_video(tmp_path / "trim.mp4", lambda metadata: range(metadata.total_num_frames), decoder)
+        assert metadata.total_num_frames == 40 - first
+        assert brightness(frames) == pytest.approx([drawn[i].mean() for i in range(first, 40)], abs=1.5)
+
+    def test_unknown_decoder_and_frames_out_of_range(self, tmp_path):
+        render_clip(tmp_path / "clip.mp4")
+        with pytest.raises(ValueError, match="Unknown decoder 'opencv'"):
+            decode_video(tmp_path / "clip.mp4", lambda metadata: [0], "opencv")
+        with pytest.raises(ValueError, match=r"frames \[40\] asked for, it has 40"):
+            decode_video(tmp_path / "clip.mp4", lambda metadata: [40])
+
+    @pytest.mark.parametrize("video", [[], np.zeros((0, 8, 8, 3), np.uint8)])
+    def test_no_frames(self, video):
+        with pytest.raises(ValueError, match="is no video|has no frames"):
+            VideoMambaVideoProcessor()(video)
+
+    def test_unreachable_address(self):
+        with pytest.raises(ValueError, match=r"Cannot fetch the video http://127\.0\.0\.1:9/clip\.mp4"):
+            VideoMambaVideoProcessor()("http://127.0.0.1:9/clip.mp4")
 
     def test_missing_file(self):
         with pytest.raises(FileNotFoundError, match=r"No such video file: nowhere\.mp4"):
