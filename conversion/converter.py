@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -59,16 +60,23 @@ def convert(
     Returns:
         The model, and remarks on what was left out or made up.
     """
-    tensors = read_checkpoint(source)
-    config = infer_config(tensors, overrides or {})
-    tensors, left_out = to_ours(tensors)
+    official = read_checkpoint(source)
+    config = infer_config(official, overrides or {})
+    tensors, left_out = to_ours(official)
     remarks = [f"left out, of use in training only: {', '.join(left_out)}"] if left_out else []
+    with torch.device("meta"):
+        expected = to_official(class_for(tensors, config)(config).state_dict(), config)
+    check_against(expected, {name: tensor for name, tensor in official.items() if name not in left_out})
+
+    from_image = num_frames is not None and config.num_frames is None
+    if tubelet_size is not None and not from_image:
+        raise CheckpointError("--tubelet-size is for an image checkpoint that becomes a video model with --num-frames.")
     if num_labels is not None:
         if "classifier.weight" not in tensors or num_labels > config.num_labels:
             raise CheckpointError(f"--num-labels {num_labels}: the checkpoint's head has {config.num_labels} rows.")
         tensors |= {name: tensors[name][:num_labels].clone() for name in ("classifier.weight", "classifier.bias")}
         config.num_labels = num_labels
-    if num_frames is not None and config.num_frames is None:
+    if from_image:
         config.num_frames, config.tubelet_size = num_frames, tubelet_size or 1
         kernel = "videomamba.embeddings.patch_embeddings.projection.weight"
         tensors[kernel] = inflate(tensors[kernel], config.tubelet_size, inflation)
@@ -77,8 +85,8 @@ def convert(
         remarks.append("an image model becomes a video model: temporal position embeddings of zero, the image head left out")
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier.")}
 
-    if "classifier.weight" in tensors:
-        model_class = VideoMambaForVideoClassification if config.num_frames else VideoMambaForImageClassification
+    model_class = class_for(tensors, config)
+    if model_class in (VideoMambaForVideoClassification, VideoMambaForImageClassification):
         if labels is not None:
             config.id2label = load_labels(labels, config.num_labels)
             config.label2id = {name: i for i, name in config.id2label.items()}
@@ -88,19 +96,28 @@ def convert(
         if labels is not None:
             raise CheckpointError("--labels given, but the converted model has no classification head.")
         remarks.append("no classification head: from_pretrained(..., num_labels=N) of a classifier adds a new one")
-        if any(name.startswith("alignment_heads.") for name in tensors):
-            model_class = VideoMambaForPreTraining
+        if model_class is VideoMambaForPreTraining:
             remarks.append("fine-tuning starts from the final norm stored here, the official code from ones")
         else:
-            model_class = VideoMambaModel
             tensors = {name.removeprefix("videomamba."): tensor for name, tensor in tensors.items()}
     with torch.device("meta"):
         model = model_class(config)
-    check_against(model.state_dict(), tensors)
     model.load_state_dict(tensors, assign=True)
     if num_frames is not None or image_size is not None:
-        model.resize_position_embeddings(image_size, num_frames)
+        try:
+            model.resize_position_embeddings(image_size, num_frames)
+        except StrictDataclassError as error:
+            raise CheckpointError(f"--num-frames {num_frames} --image-size {image_size}: {error}") from error
     return model.eval(), remarks
+
+
+def class_for(tensors: dict[str, torch.Tensor], config: VideoMambaConfig) -> type[VideoMambaPreTrainedModel]:
+    """The class that has a place for all tensors, by our names."""
+    if any(name.startswith("alignment_heads.") for name in tensors):
+        return VideoMambaForPreTraining
+    if "classifier.weight" not in tensors:
+        return VideoMambaModel
+    return VideoMambaForVideoClassification if config.num_frames else VideoMambaForImageClassification
 
 
 def convert_released(checkpoint: ReleasedCheckpoint) -> tuple[VideoMambaPreTrainedModel, list[str], Path]:
@@ -143,7 +160,7 @@ def processor_for(config: VideoMambaConfig) -> VideoMambaVideoProcessor | CLIPIm
 
 def save(model: VideoMambaPreTrainedModel, output_dir: str | Path, card: str) -> None:
     """Writes the model directory, with `card` as its README.md, beside its place first, then moves it there whole."""
-    output_dir = Path(output_dir)
+    output_dir = Path(output_dir).resolve()
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise FileExistsError(f"{output_dir} exists and is not an empty directory: remove it or choose another.")
     output_dir.parent.mkdir(parents=True, exist_ok=True)

@@ -30,31 +30,45 @@ def load_labels(source: str, num_labels: int) -> dict[int, str]:
         ValueError: if there is no such file, the hub is out of reach, or the number of names is wrong.
     """
     if source == "breakfast":
-        names = BREAKFAST
+        names = dict(enumerate(BREAKFAST))
     elif source in LABEL_FILES:
         names = _data_set_labels(source)
     elif Path(source).is_file():
-        text = Path(source).read_text(encoding="utf-8")
-        names = json.loads(text) if source.endswith(".json") else text.splitlines()
+        names = _read_file(Path(source))
     else:
         raise ValueError(f"No such label file: {source}. Give a file, or one of: {', '.join(LABEL_FILES)}, breakfast.")
-    id2label = {int(i): name for i, name in (names.items() if isinstance(names, dict) else enumerate(names))}
-    if sorted(id2label) != list(range(num_labels)):
-        raise ValueError(f"{source} names {len(id2label)} labels, the checkpoint's head has {num_labels}.")
-    return id2label
+    if missing := set(range(num_labels)) ^ names.keys():
+        few = ", ".join(map(str, sorted(missing)[:5]))
+        raise ValueError(
+            f"{source} names {len(names)} labels, the checkpoint's head has {num_labels}: no match for {few}"
+            f"{', ...' if len(missing) > 5 else ''}."
+        )
+    return names
 
 
-def _data_set_labels(data_set: str) -> dict[str, str] | list[str]:
+def _read_file(path: Path) -> dict[int, str]:
+    text = path.read_text(encoding="utf-8")
+    try:
+        names = json.loads(text) if path.suffix == ".json" else text.strip().splitlines()
+        names = {int(i): name for i, name in (names.items() if isinstance(names, dict) else enumerate(names))}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no label file, neither a list of names nor an object from id to name: {error}") from error
+    if not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f"{path} is no label file: not every name is a text.")
+    return names
+
+
+def _data_set_labels(data_set: str) -> dict[int, str]:
     try:
         path = hf_hub_download("huggingface/label-files", LABEL_FILES[data_set], repo_type="dataset")
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return _read_file(Path(path))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         from torchvision.models import ResNet50_Weights
         from torchvision.models.video import MViT_V2_S_Weights
 
         offline = {"kinetics-400": MViT_V2_S_Weights.KINETICS400_V1, "imagenet-1k": ResNet50_Weights.IMAGENET1K_V2}
         if data_set in offline:
-            return offline[data_set].meta["categories"]
+            return dict(enumerate(offline[data_set].meta["categories"]))
         raise ValueError(
             f"The labels of {data_set} are on the hub only, which is out of reach: give --labels FILE."
         ) from error

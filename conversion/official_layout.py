@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -51,6 +52,10 @@ PLACEHOLDERS = {"i": r"\d+", "p": "weight|bias", "outer": "in_proj|out_proj", "i
 TRAINING_ONLY = re.compile(r"distill_head\.")
 
 
+# What --set may say: VideoMambaConfig's own fields, and what a head is for.
+SETTABLE = {*VideoMambaConfig.__annotations__, "num_labels", "problem_type"}
+
+
 class CheckpointError(ValueError):
     """A file that is not what it should be; the message names the offending key or value."""
 
@@ -81,7 +86,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is no readable checkpoint ({type(error).__name__}: {error})") from error
     if isinstance(content, dict):
         content = content.get("model", content.get("module", content))
-    if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+    if not isinstance(content, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
         raise CheckpointError(f"{path} holds no state dict, neither at the top nor under 'model' or 'module'.")
     return {re.sub(r"^(backbone|encoder)\.", "", name): tensor for name, tensor in content.items()}
 
@@ -95,17 +100,21 @@ def infer_config(tensors: dict[str, Tensor], overrides: dict[str, Any]) -> Video
     Raises:
         CheckpointError: if these are not the tensors of a VideoMamba model, or an override contradicts them.
     """
-    required = ["cls_token", "pos_embed", "patch_embed.proj.weight", "layers.0.norm.weight"]
-    required += [f"layers.0.mixer.{name}" for name in ("A_log", "conv1d.weight", "dt_proj.weight")]
-    if missing := [name for name in required if name not in tensors]:
+    dimensions = {"cls_token": (3,), "pos_embed": (3,), "patch_embed.proj.weight": (4, 5), "layers.0.norm.weight": (1,)}
+    dimensions |= {"layers.0.mixer.A_log": (2,), "layers.0.mixer.conv1d.weight": (3,), "layers.0.mixer.dt_proj.weight": (2,)}
+    if missing := [name for name in dimensions if name not in tensors]:
         raise CheckpointError(f"Not a VideoMamba checkpoint: it lacks {', '.join(missing)}.")
+    for name, allowed in (dimensions | {"head.weight": (2,), "temporal_pos_embedding": (3,)}).items():
+        if name in tensors and tensors[name].ndim not in allowed:
+            raise CheckpointError(f"Not a VideoMamba checkpoint: {name} has shape {tuple(tensors[name].shape)}.")
+    blocks = [int(match[1]) for name in tensors if (match := re.match(r"layers\.(\d+)\.", name))]
     mixer = {name.removeprefix("layers.0.mixer."): x for name, x in tensors.items() if name.startswith("layers.0.mixer.")}
     patches = tensors["patch_embed.proj.weight"]  # (hidden, channels, [tubelet,] patch, patch)
     hidden_size = patches.shape[0]
     intermediate_size, state_size = mixer["A_log"].shape
     read = {
         "hidden_size": hidden_size,
-        "num_hidden_layers": 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("layers.")),
+        "num_hidden_layers": 1 + max(blocks),
         "num_channels": patches.shape[1],
         "patch_size": patches.shape[-1],
         "tubelet_size": patches.shape[2] if patches.ndim == 5 else 1,
@@ -130,16 +139,18 @@ def infer_config(tensors: dict[str, Tensor], overrides: dict[str, Any]) -> Video
         if heads:
             read["num_aligned_layers"], read["alignment_size"] = len(heads), heads[0].shape[0]
     for name, value in overrides.items():
-        if name not in VideoMambaConfig.__dataclass_fields__:
-            raise CheckpointError(f"--set {name}: VideoMambaConfig has no such field.")
+        if name not in SETTABLE:
+            raise CheckpointError(f"--set {name}: no field of VideoMambaConfig that one can set.")
         if name in read and read[name] != value:
             raise CheckpointError(f"--set {name}={value} contradicts the checkpoint, whose tensors say {read[name]}.")
 
     num_patches = tensors["pos_embed"].shape[1] - 1
-    stride = overrides.get("patch_stride", read["patch_size"])
-    side = math.isqrt(num_patches)
-    read["image_size"] = overrides.get("image_size", (side - 1) * stride + read["patch_size"])
-    config = VideoMambaConfig(**(read | overrides))
+    stride = overrides.get("patch_stride") or read["patch_size"]
+    read["image_size"] = (math.isqrt(num_patches) - 1) * stride + read["patch_size"] if isinstance(stride, int) else None
+    try:
+        config = VideoMambaConfig(**(read | overrides))
+    except (StrictDataclassError, TypeError) as error:
+        raise CheckpointError(f"--set {overrides}: {error}") from error
     rows, columns = config.grid_size
     if rows * columns != num_patches:
         raise CheckpointError(
@@ -194,6 +205,8 @@ def _rename(tensors: dict[str, Tensor], renames: list[tuple[str, str]]) -> dict[
         found = next((after.format(**match.groupdict()) for match, after in matches if match), None)
         if found is None:
             unexpected.append(name)
+        elif found in renamed:
+            raise CheckpointError(f"{name} is there twice, under another name as well.")
         else:
             renamed[found] = tensor
     if unexpected:
@@ -202,7 +215,7 @@ def _rename(tensors: dict[str, Tensor], renames: list[tuple[str, str]]) -> dict[
 
 
 def check_against(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
-    """Raises `CheckpointError` unless `tensors` has exactly the names and shapes of `expected`."""
+    """Raises `CheckpointError` unless `tensors` has exactly the names and shapes of `expected`, both by official names."""
     problems = [f"missing {name}" for name in expected.keys() - tensors.keys()]
     problems += [f"unexpected {name}" for name in tensors.keys() - expected.keys()]
     problems += [

@@ -59,19 +59,22 @@ def main() -> None:
     for video in args.videos:
         try:
             inputs = processor(video, num_frames=num_frames, return_metadata=True, return_tensors="pt", **views)
+            metadata = inputs.pop("video_metadata")[0]
+            with torch.inference_mode():
+                other_length = num_frames != model.config.num_frames
+                logits = model(**inputs.to(args.device), interpolate_pos_encoding=other_length).logits
         except (ValueError, OSError) as error:
             print(f"\nerror: {error}", file=sys.stderr)
             unreadable += 1
             continue
-        metadata = inputs.pop("video_metadata")[0]
-        with torch.inference_mode():
-            logits = model(**inputs.to(args.device), interpolate_pos_encoding=num_frames != model.config.num_frames).logits
-        scores = processor.post_process_video_classification(logits, num_views=args.num_clips * args.num_crops)[0]
+        problem_type, num_views = model.config.problem_type, args.num_clips * args.num_crops
+        [scores] = processor.post_process_video_classification(logits, num_views, problem_type)
 
         print(f"\n{video}: {metadata.total_num_frames} frames of {metadata.width} x {metadata.height}, ", end="")
         print(f"{len(logits)} view(s) of {num_frames} frames, decoded by {metadata.video_backend}")
         for score, label in zip(*scores.topk(min(5, len(scores)))):
-            print(f"  {score.item():6.1%}  {model.config.id2label[label.item()]}")
+            value = f"{score.item():8.3f}" if problem_type == "regression" else f"{score.item():6.1%}"
+            print(f"  {value}  {model.config.id2label[label.item()]}")
     sys.exit(1 if unreadable else 0)
 
 

@@ -68,7 +68,12 @@ class TestCommandLine:
             (["--set", "image_size=[32,32]"], r"pos_embed holds 24 patches, image_size [32, 32] makes 4 x 4"),
             ([], "pos_embed holds 24 patches"),
             (["--set", "hidden_size=64"], "contradicts the checkpoint, whose tensors say 32"),
-            (["--set", "widht=3"], "VideoMambaConfig has no such field"),
+            (["--set", "widht=3"], "--set widht: no field of VideoMambaConfig that one can set"),
+            (["--set", "image_size=[32,48]", "--set", "drop_path_rate=2"], "`drop_path_rate` must be in [0, 1), got 2"),
+            (["--set", "image_size=[32,48]", "--set", "layer_norm_eps=-1"], "`layer_norm_eps` must be above 0, got -1"),
+            (["--set", 'patch_stride="8"'], "patch_stride"),
+            (["--set", "image_size=[32,48]", "--num-frames", "0"], "`num_frames` must be a positive multiple"),
+            (["--set", "image_size=[32,48]", "--tubelet-size", "2"], "--tubelet-size is for an image checkpoint"),
             (["--set", "image_size=[32"], "is no JSON value"),
             (["--set", "image_size"], "expected KEY=VALUE"),
             (["--set", "image_size=[32,48]", "--labels", "nowhere.txt"], "No such label file: nowhere.txt"),
@@ -157,12 +162,21 @@ class TestKeyAccounting:
         with pytest.raises(CheckpointError, match=r"Unexpected keys in the checkpoint: layers\.0\.mixer\.E"):
             convert(altered(tmp_path, **{"layers.0.mixer.E": torch.zeros(3)}))
 
+    def test_two_names_for_one_tensor(self, tmp_path):
+        with pytest.raises(CheckpointError, match=r"norm"):
+            convert(altered(tmp_path, **{"norm.weight": torch.ones(24)}))
+
+    @pytest.mark.parametrize("name", ["cls_token", "layers.0.mixer.A_log", "head.weight", "temporal_pos_embedding"])
+    def test_a_wrong_number_of_dimensions(self, tmp_path, name):
+        with pytest.raises(CheckpointError, match=rf"{name} has shape \(2,\)"):
+            convert(altered(tmp_path, **{name: torch.zeros(2)}))
+
     def test_missing_key(self, tmp_path):
-        with pytest.raises(CheckpointError, match=r"missing videomamba\.layers\.1\.mixer\.backward_scan\.D"):
+        with pytest.raises(CheckpointError, match=r"missing layers\.1\.mixer\.D_b"):
             convert(altered(tmp_path, **{"layers.1.mixer.D_b": None}))
 
     def test_wrong_shape(self, tmp_path):
-        with pytest.raises(CheckpointError, match=r"backward_scan\.D has shape \(3,\) instead of \(48,\)"):
+        with pytest.raises(CheckpointError, match=r"layers\.1\.mixer\.D_b has shape \(3,\) instead of \(48,\)"):
             convert(altered(tmp_path, **{"layers.1.mixer.D_b": torch.zeros(3)}))
 
     def test_a_video_checkpoint_without_temporal_embeddings(self, tmp_path):
@@ -223,6 +237,14 @@ class TestLabels:
     def test_files(self, tmp_path, name, text):
         (tmp_path / name).write_text(text)
         assert load_labels(str(tmp_path / name), 2) == {0: "x", 1: "y"}
+
+    @pytest.mark.parametrize(
+        ("name", "text"), [("a.json", "{oops"), ("b.json", '{"x": 0}'), ("c.json", "[1, 2]"), ("d.json", "3")]
+    )
+    def test_a_file_of_something_else_is_named(self, tmp_path, name, text):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=f"{name} is no label file"):
+            load_labels(str(tmp_path / name), 2)
 
     def test_a_wrong_number_is_an_error(self, tmp_path):
         (tmp_path / "few.txt").write_text("x\ny\n")
