@@ -151,8 +151,7 @@ def model_card(model: VideoMambaPreTrainedModel, name: str, source: str) -> str:
     what = (
         f"A [VideoMamba]({PAPER}) model, converted from the official-layout checkpoint `{source}`: "
         f"{config.num_hidden_layers} blocks of width {config.hidden_size}, {config.num_frames or 1} frame(s) of "
-        f"{config.image_size} pixels, {model.num_parameters():,} parameters. The conversion changes names and layout, never "
-        "values."
+        f"{config.image_size} pixels, {model.num_parameters():,} parameters."
     )
     return _card(task, [f"# {name}", what, "## Use", _snippet(task, name)])
 

@@ -104,6 +104,14 @@ class TestNothingIsWrittenHalf:
             save(model, tmp_path / "model", card="")
         assert not list(tmp_path.iterdir())
 
+    @pytest.mark.parametrize("how", [".", "link"])
+    def test_into_the_current_directory_or_through_a_link(self, tmp_path, monkeypatch, how):
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "empty")
+        monkeypatch.chdir(tmp_path / "empty" if how == "." else tmp_path)
+        save(convert(CHECKPOINT)[0], how, card="")
+        assert (tmp_path / "empty" / "config.json").exists()
+
 
 class TestReading:
     def test_every_layout_holds_the_same_tensors(self):

@@ -103,6 +103,13 @@ class TestOutputs:
         odd = model(torch.cat((pixel_values, pixel_values[:1]))).logits
         torch.testing.assert_close(odd, torch.cat((logits, logits[:1])), rtol=0, atol=1e-6)
 
+    def test_an_empty_batch(self, model):
+        assert model(torch.zeros(0, 4, 3, 32, 32)).logits.shape == (0, 5)
+
+    def test_a_sequence_shorter_than_the_convolution(self):
+        model = VideoMambaModel(small_config(image_size=16, num_frames=1, conv_kernel=7))
+        assert model(torch.randn(1, 1, 3, 16, 16)).last_hidden_state.shape == (1, 2, 32)
+
     def test_no_labels_makes_a_feature_extractor(self, pixel_values):
         model = VideoMambaForVideoClassification(small_config(num_labels=0)).eval()
         assert torch.equal(model(pixel_values).logits, model.videomamba(pixel_values).pooler_output)
@@ -170,6 +177,11 @@ class TestSaving:
         offloaded = type(model).from_pretrained(tmp_path, device_map=device_map, offload_folder=tmp_path / "offload")
         torch.testing.assert_close(offloaded(pixel_values).logits, expected)
 
+    def test_arguments_of_save_pretrained_by_position(self, model, tmp_path):
+        is_main_process = False
+        model.save_pretrained(tmp_path, is_main_process)
+        assert not (tmp_path / "config.json").exists()  # as in transformers: only the main process writes it
+
     def test_constructing_on_meta_reads_no_value(self):
         with torch.device("meta"):
             model = VideoMambaForVideoClassification(small_config(drop_path_rate=0.2))
@@ -212,6 +224,14 @@ class TestTraining:
         trained = [name for name, p in adapted.named_parameters() if p.grad is not None]
         assert len(trained) == 2 * 2 * 2
         assert all("lora" in name for name in trained)
+
+    def test_lora_on_all_linear_layers(self, model, pixel_values):
+        """The time step's projection is no linear layer: its bias goes on to the scan."""
+        peft = pytest.importorskip("peft")
+        expected = model(pixel_values).logits
+        adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules="all-linear"))
+        torch.testing.assert_close(adapted(pixel_values).logits, expected)
+        assert not any("dt_proj" in name for name, p in adapted.named_parameters() if p.requires_grad)
 
     def test_last_block_forward_decay_has_no_gradient(self, model, pixel_values):
         """CLS comes first, so the last forward scan reaches it through one step only, from a state of zero."""
@@ -270,6 +290,7 @@ class TestCompilers:
         clips = torch.cat((pixel_values, pixel_values[:1]))
         torch.testing.assert_close(exported(clips).logits, model(clips).logits)
         scans = [node for node in program.graph.nodes if "selective_scan" in str(node.target)]
+        assert all(node.args[-1] is False for node in scans)  # no states are saved for a backward pass
         assert len(scans) == model.config.num_hidden_layers  # one node a block: no loop over the length
 
 
@@ -288,6 +309,14 @@ class TestInterpolation:
         model.save_pretrained(tmp_path)
         clip = torch.randn(1, 7, 3, 48, 80)
         torch.testing.assert_close(reload(model, tmp_path)(clip).logits, model(clip).logits)
+
+    def test_resize_replaces_only_what_changes(self, model):
+        space, time = model.get_position_embeddings()
+        time.requires_grad_(False)
+        model.resize_position_embeddings(num_frames=8)
+        assert model.get_position_embeddings()[0] is space
+        assert model.get_position_embeddings()[1].shape[1] == 8
+        assert not model.get_position_embeddings()[1].requires_grad
 
     def test_resize_refuses_before_it_changes_anything(self):
         model = VideoMambaModel(small_config(tubelet_size=2))
