@@ -121,13 +121,14 @@ def convert_all(directory: Path, args: argparse.Namespace) -> int:
 
 
 def print_released() -> None:
-    print(
-        f"{'name':40s} {'task':21s} {'frames':>6s} {'pixels':>6s} {'views':>6s} {'top-1':>5s} {'top-5':>5s}  initialised from"
-    )
+    row_format = "{:40s} {:21s} {:>6} {:>6} {:>6} {:>5} {:>5} {:>6} {:>9}  {}"
+    head = ("name", "task", "frames", "pixels", "views", "top-1", "top-5", "GFLOPs", "with scan", "initialised from")
+    print(row_format.format(*head))
     for row in load_released().values():
         views = f"{row.clips}x{row.crops}" if row.clips else ""
-        numbers = f"{row.frames or 1:6d} {row.resolution:6d} {views:>6s} {row.top1 or '':>5} {row.top5 or '':>5}"
-        print(f"{row.id:40s} {row.task:21s} {numbers}  {row.parent or 'scratch'}")
+        claims = (row.top1, row.top5, row.gflops, row.gflops_with_scan)
+        numbers = (row.frames or 1, row.resolution, views, *("" if claim is None else claim for claim in claims))
+        print(row_format.format(row.id, row.task, *numbers, row.parent or "scratch"))
     print("\naliases")
     for alias, name in ALIASES.items():
         print(f"  {alias:30s} {name}")

@@ -52,6 +52,7 @@ class ReleasedCheckpoint:
     top5: float | None
     parameters: int | None  # computed from the architecture; the authors round to millions
     gflops: float | None  # of one view, as printed: see count_flops(..., paper=True)
+    gflops_with_scan: float | None  # of one view, ours: see count_flops
     parent: str | None  # id of the checkpoint that training started from; None: from scratch
     quirks: tuple[str, ...]  # a sentence each, without its full stop
 
@@ -95,6 +96,6 @@ def _parse(row: dict[str, str]) -> ReleasedCheckpoint:
     integers = {
         name: int(row[name]) if row[name] else None for name in ("resolution", "frames", "clips", "crops", "parameters")
     }
-    floats = {name: float(row[name]) if row[name] else None for name in ("top1", "top5", "gflops")}
+    floats = {name: float(row[name]) if row[name] else None for name in ("top1", "top5", "gflops", "gflops_with_scan")}
     quirks = tuple(row["quirks"].split("; ")) if row["quirks"] else ()
     return ReleasedCheckpoint(**strings, **integers, **floats, parent=row["parent"] or None, quirks=quirks)

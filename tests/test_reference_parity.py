@@ -118,6 +118,20 @@ class TestSelfDistillation:
         logits = model(reference.inputs["pixels"]).logits
         torch.testing.assert_close(logits, reference.outputs["logits"], rtol=0, atol=2e-5)
 
+    @pytest.mark.parametrize(("side", "width"), [("student", 32), ("teacher", 24)])
+    def test_both_sides_of_a_training_step(self, side, width, tmp_path, converted):
+        """The golden keeps both in one file, under prefixes that no file of the reference has."""
+        tensors = read_checkpoint(golden("distill_step").checkpoint)
+        prefix = f"{side}."
+        tensors = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+        torch.save(tensors, tmp_path / "side.pth")
+        model = load(VideoMambaForImageClassification, converted(tmp_path / "side.pth"))
+        assert model.config.hidden_size == width
+        reference = golden("distill_step")
+        if side == "student":
+            logits = model(reference.inputs["pixels"]).logits
+            torch.testing.assert_close(logits, reference.outputs["logits"], rtol=0, atol=2e-5)
+
 
 class TestMaskedPretraining:
     CASES = {

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from conversion.released import ALIASES, NUM_LABELS, TABLE, expected_config, find_released, load_released
-from modeling_videomamba import VideoMambaForImageClassification, VideoMambaForVideoClassification
+from modeling_videomamba import VideoMambaForImageClassification, VideoMambaForPreTraining, VideoMambaForVideoClassification
+from modeling_videomamba.flop_counter import count_flops
 
 
 RELEASED = load_released()
@@ -129,9 +130,14 @@ class TestArchitecture:
 
     @by_id(PRETRAINED)
     def test_masked_pretraining(self, row):
-        assert row.parameters == 73_941_504  # with the decoder to CLIP's features, which is not a part of the configuration
         config = expected_config(row)
+        with torch.device("meta"):
+            assert row.parameters == VideoMambaForPreTraining(config).num_parameters()
         assert (config.hidden_size, config.num_frames, config.num_labels) == (576, 8, 0)
+
+    @by_id(CLASSIFIERS + PRETRAINED)
+    def test_cost_with_the_scan(self, row):
+        assert row.gflops_with_scan == round(count_flops(expected_config(row)) / 1e9, 1)
 
     @by_id(VIDEO_TEXT)
     def test_video_text_is_more_than_a_configuration_says(self, row):
