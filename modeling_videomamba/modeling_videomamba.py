@@ -147,7 +147,7 @@ class VideoMambaCausalConv1d(nn.Conv1d):
             x = hidden_states.flip(1) if reverse else hidden_states
             x = causal_conv1d_fn(x=x.transpose(1, 2), weight=self.weight[:, 0], bias=self.bias, activation="silu")
             return x.transpose(1, 2).flip(1) if reverse else x.transpose(1, 2)
-        # As a 2-D convolution of one row, channels last: 30 times faster on CPU than a 1-D one, and nothing is transposed.
+        # As a 2-D convolution of one row, channels last: many times faster on CPU than a 1-D one, and nothing is transposed.
         # Padded on both sides, its first `length` outputs are causal; with the kernel mirrored, its last ones are anticausal.
         weight = (self.weight.flip(-1) if reverse else self.weight)[:, :, None]  # (channels, 1, 1, kernel)
         length, padding = hidden_states.shape[1], self.kernel_size[0] - 1
