@@ -31,7 +31,7 @@ def official_features(tensors: dict[str, Tensor], clip: Tensor, config: VideoMam
     """
     kernel = tensors["patch_embed.proj.weight"]
     kernel = kernel[:, :, None] if kernel.ndim == 4 else kernel  # (hidden, channels, tubelet, patch, patch)
-    stride = (kernel.shape[2], config.patch_stride, config.patch_stride)
+    stride = (kernel.shape[2], config.stride, config.stride)
     x = F.conv3d(clip.transpose(1, 2), kernel, tensors["patch_embed.proj.bias"], stride=stride)
     x = x.flatten(3).permute(0, 2, 3, 1) + tensors["pos_embed"][:, None, 1:]  # (batch, positions, patches, hidden)
     if "temporal_pos_embedding" in tensors:

@@ -15,6 +15,7 @@ from conversion import labels
 from conversion.converter import convert, save
 from conversion.labels import load_labels
 from conversion.official_layout import CheckpointError, read_checkpoint
+from conversion.verification import verify
 from modeling_videomamba import VideoMambaForImageClassification, VideoMambaForVideoClassification
 
 from .conftest import FIXTURES, golden
@@ -266,3 +267,26 @@ class TestLabels:
         loaded = VideoMambaForVideoClassification.from_pretrained(tmp_path / "model")
         assert loaded.config.id2label == dict(enumerate("abcdef"))
         assert not remarks
+
+
+class TestVerification:
+    """The independent forward pass on official tensors agrees with the converted model, and notices a changed value."""
+
+    CASES = {
+        "video_cls_base": {},
+        "video_cls_layernorm": {},
+        "video_cls_nonsquare_t6": {"image_size": [32, 48]},
+        "video_cls_tubelet2": {},
+        "video_cls_unidirectional": {},
+        "image_cls_stride8": {"image_size": [32, 48], "patch_stride": 8},
+        "pretrain_k1": {},
+    }
+
+    @pytest.mark.parametrize("case", CASES)
+    def test_agrees(self, case):
+        checkpoint = golden(case).checkpoint
+        model, _ = convert(checkpoint, self.CASES[case])
+        tensors = read_checkpoint(checkpoint)
+        assert verify(tensors, model) < 1e-4
+        tensors["layers.1.mixer.D"] = tensors["layers.1.mixer.D"] + 0.1
+        assert verify(tensors, model) > 1e-3
