@@ -375,7 +375,6 @@ def selective_scan_lanes(
 ) -> tuple[Tensor, Tensor]:
     """Differentiable sum of the lanes' scans `(batch, length, dim)`, and their last states `(lanes, batch, state, dim)`."""
     tensors = (u, delta, A, B, C, D, delta_bias)
-    differentiable = torch.is_grad_enabled() and any(x.requires_grad for lanes in tensors for x in lanes)
-    save_states = differentiable and not torch.compiler.is_exporting()
+    save_states = torch.is_grad_enabled() and any(x.requires_grad for lanes in tensors for x in lanes)
     y, last_states, _ = _scan(*tensors, reverse, delta_softplus, save_states)
     return y, last_states
