@@ -94,7 +94,7 @@ def transformers_scan(forward: ScanInputs, backward: ScanInputs) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[1569, 3137, 12545])
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--peer-up-to", type=int, default=3137, help="longest length for transformers' scan, which is slow")
     parser.add_argument("--output", type=Path, default=RESULTS / "scan_cpu.md")
     args = parser.parse_args()
