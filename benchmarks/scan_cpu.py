@@ -106,7 +106,7 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     print(provenance(), *lines, sep="\n")
-    memory = {length: [extra_memory(run) for run in scans(length)] for length in args.lengths}
+    rows = []
     for length in args.lengths:
         forward, forward_and_backward = scans(length)
         runs = {"products": matrix_products(length), "forward": forward, "training": forward_and_backward}
@@ -129,8 +129,10 @@ def main() -> None:
             f"{median['training'] / median['forward']:.2f}",
             peer,
             difference,
-            *(f"{mebibytes:.0f}" for mebibytes in memory[length]),
         ]
+        rows.append(row)
+    for length, row in zip(args.lengths, rows):  # last, since measuring memory scatters the heap, which slows what follows
+        row += [f"{extra_memory(run):.0f}" for run in scans(length)]
         lines.append("| " + " | ".join(row) + " |")
         print(lines[-1], flush=True)
 
