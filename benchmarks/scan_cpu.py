@@ -3,7 +3,7 @@
     python benchmarks/scan_cpu.py
 
 fp32, batch 1. Lengths are those of 8, 16 and 64 frames at 224 pixels. All of a length runs in one process, in turn, and what
-counts is the ratio; each length has a process of its own, since a heap that others have scattered can halve the scan's speed.
+counts is the ratio; each length has a process of its own, so that it does not depend on what ran before it.
 "Products" are the block's projections: into the mixer, to delta, B and C for both directions, and out of it.
 """
 
