@@ -1,0 +1,151 @@
+"""What the scripts can be told, on the command line or in a recipe: a YAML file of the same names.
+
+Defaults are those that the reference's fine-tuning recipes share. `--recipe NAME` reads `examples/recipes/NAME.yaml`; whatever
+else the command line says wins over it.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+def _option(default, help: str):
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class ModelArguments:
+    model: str | None = _option(
+        None,
+        "what to start from: a directory, an id such as videomamba-m-k400-f16 (the converter lists them), a hub repository",
+    )
+    model_config: str | None = _option(None, "without --model: fields of a VideoMambaConfig as JSON, to start from scratch")
+    num_frames: int | None = _option(None, "frames of a clip, if other than the model's")
+    image_size: int | None = _option(None, "height and width in pixels, if other than the model's")
+    drop_path_rate: float | None = _option(None, "stochastic depth of the last block")
+    num_labels: int | None = _option(None, "size of the head, if the data does not name its labels")
+    problem_type: Literal["single_label_classification", "regression"] = _option(
+        "single_label_classification", "regression: labels are values, the loss is their mean squared error"
+    )
+
+
+@dataclass
+class DataArguments:
+    data: str = field(
+        default="",
+        metadata={
+            "help": "folder with a folder a class (in train/, val/ and test/, or not), folder with train.csv, val.csv and "
+            "test.csv, one such list, a saved `datasets` data set or one on the hub"
+        },
+    )
+    data_config: str | None = _option(None, "configuration of a hub data set")
+    video_root: str | None = _option(None, "where relative paths in a list start from (default: where the list is)")
+    labels: str | None = _option(None, "file with the names of the classes, one a line, in the order of the lists' ids")
+    validation_fraction: float = _option(0.1, "part of the training videos held out, if there is no validation split")
+    frame_sampling: Literal["segments", "ssv2"] = _option("segments", "ssv2: as the reference does for Something-Something V2")
+    window_seconds: float | None = _option(None, "cut long videos into windows of this length")
+    window_stride: float = _option(16.0, "seconds from window to window")
+    num_clips: int = _option(1, "clips of a video in evaluation, whose scores are averaged")
+    num_crops: int = _option(1, "crops of a clip in evaluation, whose scores are averaged")
+    merge: Literal["path", "stem"] = _option(
+        "path",
+        "which samples are one video in evaluation. path: windows of one file, averaged. stem: files of one name, of which "
+        "only the first counts, as in the reference (Breakfast's cameras, LVU's windows)",
+    )
+    strict: bool = _option(False, "stop at a video that cannot be read, instead of skipping, counting and naming it")
+
+
+@dataclass
+class AugmentationArguments:
+    rand_augment: str | None = _option(
+        "rand-m7-n4-mstd0.5-inc1", "RandAugment's policy in timm's notation; none to turn it off"
+    )
+    min_crop_area: float = _option(0.08, "smallest part of a frame that a random resized crop takes")
+    horizontal_flip: bool = _option(True, "mirror half of the clips; off where labels tell left from right")
+    random_erasing: float = _option(0.25, "probability of a box of noise")
+    repeated_augmentation: int = _option(2, "how often a decoded video is augmented; all of its clips are in one batch")
+    mixup: float = _option(0.8, "alpha of Mixup, 0: off")
+    cutmix: float = _option(1.0, "alpha of CutMix, 0: off")
+    label_smoothing: float = _option(0.1, "probability mass spread over all labels")
+
+
+@dataclass
+class FinetuningArguments(TrainingArguments):
+    """transformers' arguments with the reference's defaults, and its schedule."""
+
+    num_train_epochs: float = _option(50.0, "epochs")
+    learning_rate: float = _option(2e-4, "peak learning rate for --lr_reference clips a step")
+    min_learning_rate: float = _option(1e-6, "where the cosine ends, for --lr_reference clips a step")
+    warmup_learning_rate: float = _option(1e-6, "where the warm-up starts, for --lr_reference clips a step")
+    lr_reference: int = _option(256, "learning rates are multiplied by clips in a step / this; 0: taken as they are")
+    warmup_epochs: float = _option(5.0, "epochs of linear warm-up")
+    weight_decay: float = _option(0.05, "of matrices, position embeddings excepted")
+    layer_decay: float = _option(0.75, "the learning rate's factor from layer to layer")
+    layer_decay_mode: Literal["official", "true"] = _option(
+        "official", "official: only embeddings learn more slowly, as in the released code. true: every block by its depth"
+    )
+    max_grad_norm: float = _option(0.0, "norm to clip gradients at, 0: not clipped")
+    dataloader_drop_last: bool = _option(True, "leave out the last, smaller batch of an epoch")
+    dataloader_num_workers: int = _option(2, "processes that decode, for each training process")
+    eval_strategy: str = _option("epoch", "when to validate")
+    save_strategy: str = _option("epoch", "when to write a checkpoint, from which an interrupted run goes on")
+    save_total_limit: int | None = _option(2, "checkpoints kept")
+    load_best_model_at_end: bool = _option(True, "end with the best checkpoint")
+    metric_for_best_model: str | None = _option("accuracy", "what the best checkpoint is best at: accuracy, mse, loss")
+    early_stopping_patience: int | None = _option(None, "stop after so many validations without improvement")
+    report_to: str = _option("tensorboard", "where curves go")
+    logging_steps: float = _option(10, "optimizer steps between two points of a curve")
+    use_cpu: bool = _option(not torch.accelerator.is_available(), "train on the CPU")
+    ddp_find_unused_parameters: bool | None = _option(False, "every parameter is used in every step")
+    dataloader_pin_memory: bool = _option(torch.cuda.is_available(), "page-locked batches, for a GPU")
+    remove_unused_columns: bool = _option(False, "not ours: the data set gives tensors")
+
+
+def parse_arguments(
+    *classes: type, description: str, argv: list[str] | None = None, in_recipe: tuple[type, ...] | None = None
+) -> tuple:
+    """An instance of each of the `classes`, from a recipe (`--recipe NAME`, or a YAML file alone) and the command line.
+
+    With `in_recipe`, only fields of these classes are taken from the recipe, and its other keys, which are meant for another
+    script, are left out. Without, every key must be a field of one of the `classes`.
+
+    Raises:
+        FileNotFoundError: if there is no such recipe.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if len(argv) == 1 and argv[0].endswith((".yaml", ".yml")):
+        argv = ["--recipe", *argv]
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--recipe", help="name of a recipe in examples/recipes, or path of a YAML file")
+    recipe = early.parse_known_args(argv)[0].recipe
+    parser = HfArgumentParser(classes, description=description, parents=[early], allow_abbrev=False)
+    values = read_recipe(recipe) if recipe else {}
+    if in_recipe is not None:
+        known = {field.name for cls in in_recipe for field in fields(cls)}
+        values = {name: value for name, value in values.items() if name in known}
+    from_recipe = _as_options(values)
+    return parser.parse_args_into_dataclasses(from_recipe + argv)[: len(classes)]
+
+
+def read_recipe(name: str) -> dict:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no recipe {path}. examples/recipes has {len(list(RECIPES.glob('*.yaml')))} of them."
+        )
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def _as_options(recipe: dict) -> list[str]:
+    values = {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in recipe.items()}
+    return [part for name, value in values.items() for part in (f"--{name}", value)]

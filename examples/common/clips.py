@@ -1,0 +1,223 @@
+"""From a table of videos to batches of clips: what the Trainer's data loaders call.
+
+An item is a video: its clips `(clips, frames, 3, height, width)` in training, one for every repeat of the augmentation, or its
+views in evaluation. The collator puts all clips of its videos into one batch.
+"""
+
+import hashlib
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import TrainerCallback
+from transformers.video_utils import VideoMetadata
+
+from modeling_videomamba import VideoMambaVideoProcessor
+from modeling_videomamba.video_decoding import decode_video
+
+from .frame_sampling import FrameSampling, window_frames
+from .mixing import ClipMixing
+from .video_lists import name_of
+
+
+UNREADABLE_LABEL = -100  # what losses and metrics leave out; for values to regress it is nan
+
+
+@contextmanager
+def drawn_from(*key: int) -> Iterator[None]:
+    """Inside, everything random on the CPU depends on `key` alone; afterwards the generators are as they were."""
+    seed = int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=4).digest())
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+class UnreadableVideos:
+    """Names videos that cannot be decoded, once each, in a file that all workers and processes write.
+
+    With `strict` they are errors.
+    """
+
+    def __init__(self, file: Path, strict: bool = False):
+        self.file, self.strict = file, strict
+
+    def add(self, video: str, error: Exception) -> None:
+        if self.strict:
+            raise ValueError(f"Cannot read {video} (--strict): {error}") from error
+        if video not in self.names():
+            print(f"warning: skipped {video}: {error}", file=sys.stderr)
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(f"{video}\n")
+
+    def names(self) -> list[str]:
+        return sorted(set(self.file.read_text(encoding="utf-8").splitlines())) if self.file.exists() else []
+
+
+def read_frames(row: dict, choose: Callable[[int], list[int] | np.ndarray]) -> Tensor:
+    """The frames `(frames, 3, height, width)`, uint8, that `choose` picks among those of a row's video, or of its window.
+
+    Raises:
+        ValueError, OSError: if the video cannot be read.
+    """
+    video, start, end = row["video"], row.get("start"), row.get("end")
+    if isinstance(video, dict):
+        video = video["bytes"] or video["path"]
+
+    def choose_in_window(metadata: VideoMetadata) -> np.ndarray:
+        first, length = window_frames(metadata.total_num_frames, metadata.fps, start, end)
+        return first + np.asarray(choose(length)).reshape(-1)
+
+    if isinstance(video, str) and Path(video).is_dir():
+        return _read_frame_folder(Path(video), choose)
+    return decode_video(video, choose_in_window)[0]
+
+
+def _read_frame_folder(folder: Path, choose: Callable[[int], list[int] | np.ndarray]) -> Tensor:
+    from torchvision.io import ImageReadMode, decode_image
+
+    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    if not pictures:
+        raise ValueError(f"The folder {folder} has no pictures.")
+    chosen = np.asarray(choose(len(pictures))).reshape(-1)
+    return torch.stack([decode_image(str(pictures[i]), ImageReadMode.RGB) for i in chosen])
+
+
+def require_readable(videos: Dataset, where: str, unreadable: UnreadableVideos) -> None:
+    """Goes through the videos up to the first that can be read.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    for row in videos:
+        try:
+            read_frames(row, lambda total: [0])
+            return
+        except (ValueError, OSError) as error:
+            unreadable.add(name_of(row["video"]), error)
+    raise ValueError(f"None of the {len(videos)} {where} videos can be read.")
+
+
+class TrainingClips(torch.utils.data.Dataset):
+    """Augmented clips of labelled videos.
+
+    What item i is in an epoch depends on the seed, the epoch and i, on nothing else: not on workers, processes, or whether the
+    run was interrupted. A video that cannot be read is replaced by the next that can.
+    """
+
+    def __init__(
+        self,
+        videos: Dataset,
+        labels: list[int] | list[float],
+        sampling: FrameSampling,
+        num_frames: int,
+        transform: Callable[[Tensor], Tensor],
+        repeats: int,
+        seed: int,
+        unreadable: UnreadableVideos,
+    ):
+        self.videos, self.labels = videos, labels
+        self.sampling, self.num_frames, self.transform = sampling, num_frames, transform
+        self.repeats, self.seed, self.unreadable = repeats, seed, unreadable
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> dict:
+        key = (self.seed, int(self.epoch), index)
+        with drawn_from(*key):
+            label, frames = self._read_from(index)
+            clips = torch.stack([self.transform(frames) for _ in range(self.repeats)])  # (repeats, frames, 3, height, width)
+        return {"pixel_values": clips, "labels": torch.tensor([label] * self.repeats), "key": key}
+
+    def _read_from(self, index: int) -> tuple[int | float, Tensor]:
+        for i in range(len(self)):
+            readable = (index + i) % len(self)
+            row = self.videos[readable]
+            try:
+                return self.labels[readable], read_frames(row, lambda total: self.sampling.train(total, self.num_frames))
+            except (ValueError, OSError) as error:
+                self.unreadable.add(name_of(row["video"]), error)
+        raise ValueError(f"None of the {len(self)} training videos can be read.")
+
+
+class EpochOfClips(TrainerCallback):
+    """Tells the training clips which epoch it is."""
+
+    def __init__(self, clips: TrainingClips):
+        self.clips = clips
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+        self.clips.epoch.fill_(int(state.epoch))
+
+
+class EvaluationViews(torch.utils.data.Dataset):
+    """The views of labelled videos, `(num_clips * num_crops, frames, 3, height, width)`, with one label each.
+
+    A video that cannot be read is black, and its label [`UNREADABLE_LABEL`] or nan.
+    """
+
+    def __init__(
+        self,
+        videos: Dataset,
+        labels: list[int] | list[float],
+        sampling: FrameSampling,
+        processor: VideoMambaVideoProcessor,
+        unreadable: UnreadableVideos,
+        num_clips: int = 1,
+        num_crops: int = 1,
+    ):
+        self.videos, self.labels = videos, labels
+        self.sampling, self.processor, self.unreadable = sampling, processor, unreadable
+        self.num_clips, self.num_crops = num_clips, num_crops
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> dict:
+        row, processor = self.videos[index], self.processor
+        label = torch.tensor(self.labels[index])
+        try:
+            frames = read_frames(row, lambda total: self.sampling.views(total, processor.num_frames, self.num_clips))
+        except (ValueError, OSError) as error:
+            self.unreadable.add(name_of(row["video"]), error)
+            label = torch.full_like(label, torch.nan if label.is_floating_point() else UNREADABLE_LABEL)
+            frames = torch.zeros(self.num_clips * processor.num_frames, 3, *self._crop_size(), dtype=torch.uint8)
+        views = processor(
+            frames, do_sample_frames=False, num_clips=self.num_clips, num_crops=self.num_crops, return_tensors="pt"
+        )["pixel_values"]
+        return {"pixel_values": views, "labels": label.repeat(len(views))}
+
+    def _crop_size(self) -> tuple[int, int]:
+        return self.processor.crop_size["height"], self.processor.crop_size["width"]
+
+
+class ClipCollator:
+    """Joins the clips of all items into one batch: `pixel_values` `(clips, frames, 3, height, width)`, `labels` `(clips,)`.
+
+    With `mixing`, clips of items that have a key are mixed: labels become `(clips, num_labels)`.
+    """
+
+    def __init__(self, mixing: ClipMixing | None = None):
+        self.mixing = mixing
+
+    def __call__(self, items: list[dict]) -> dict[str, Tensor]:
+        pixel_values = torch.cat([item["pixel_values"] for item in items])
+        labels = torch.cat([item["labels"] for item in items])
+        if self.mixing is not None and "key" in items[0]:
+            with drawn_from(*items[0]["key"], 1):
+                pixel_values, labels = self.mixing(pixel_values, labels)
+        return {"pixel_values": pixel_values, "labels": labels}

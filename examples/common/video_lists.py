@@ -1,0 +1,213 @@
+"""Labelled videos from a folder, a list, or a `datasets` data set, as one table: a row a video, none of them opened yet.
+
+The columns are `video` (a path, or `{"path": ..., "bytes": ...}`), `label` (a class id, a name or a value) and, for windows of
+long videos, `start` and `end` in seconds. Everything that can be wrong with a list is said here, before anything is trained.
+"""
+
+import csv
+from pathlib import Path
+
+import datasets
+from datasets import ClassLabel, Dataset, Features, Value, Video
+
+from .frame_sampling import lvu_windows
+from .video_files import VIDEO_SUFFIXES, find_videos
+
+
+SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
+
+
+def load_videos(
+    data: str,
+    split: str,
+    video_root: str | None = None,
+    data_config: str | None = None,
+    window: tuple[float, float] | None = None,
+) -> Dataset | None:
+    """The videos of one split, or `None` if `data` has no such split.
+
+    Args:
+        data: a folder with one folder a class, or with such folders in `train`, `val` and `test`; a folder with the lists
+            `train.csv`, `val.csv` and `test.csv`, or one such list; a directory of `Dataset.save_to_disk`; a hub data set.
+        split: `"train"`, `"val"` or `"test"`. A source without splits is all `"train"`; a single list is every split.
+        video_root: where relative paths in a list start from; by default at the list.
+        data_config: configuration of a hub data set.
+        window: `(length, stride)` in seconds, to cut videos into windows; their list must give durations.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the path, line or column that is wrong.
+    """
+    if not data:
+        raise ValueError("No --data given.")
+    path = Path(data)
+    if path.is_file():
+        videos = read_list(path, video_root)
+    elif not path.is_dir():
+        videos = _load_hub(data, split, data_config)
+    elif (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists():
+        videos = _pick_split(datasets.load_from_disk(data), split)
+    elif lists := _splits_in(path, ".csv"):
+        videos = read_list(lists[split], video_root) if split in lists else None
+    elif folders := _splits_in(path, ""):
+        videos = read_class_folders(folders[split]) if split in folders else None
+    else:
+        videos = read_class_folders(path) if split == "train" else None
+    if videos is not None and window is not None:
+        videos = cut_into_windows(videos, *window)
+    return videos
+
+
+def read_class_folders(folder: Path) -> Dataset:
+    """Videos from a folder that has one folder a class."""
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not classes:
+        raise ValueError(
+            f"{folder} has no class folders: expected {folder}/CLASS/VIDEO.mp4, a list, or train/val/test folders."
+        )
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        found = find_videos(folder / name)
+        if not found:
+            raise ValueError(f"The class folder {folder / name} has no videos ({', '.join(sorted(VIDEO_SUFFIXES))}).")
+        paths += map(str, found)
+        labels += [label] * len(found)
+    features = Features({"video": Value("string"), "label": ClassLabel(names=classes)})
+    return Dataset.from_dict({"video": paths, "label": labels}, features)
+
+
+def read_list(path: Path, video_root: str | None = None) -> Dataset:
+    """Videos from a list as the official code takes it, separated by commas or spaces.
+
+    A line is `path label`, `path label seconds`, or `folder num_frames label` for a folder with one picture a frame.
+    A first line whose second field is `label` is a header. Labels are class ids, class names, or values to regress.
+    """
+    root = Path(video_root) if video_root is not None else path.parent
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    separated_by_commas = bool(lines) and "," in lines[0]
+    rows = list(csv.reader(lines)) if separated_by_commas else [_split_at_spaces(line, root) for line in lines]
+    if rows and len(rows[0]) > 1 and rows[0][1].strip() == "label":
+        rows = rows[1:]
+    if not rows:
+        raise ValueError(f"The list {path} is empty.")
+
+    columns = {"video": [], "label": [], "duration": []}
+    for row in rows:
+        fields = [field.strip() for field in row]
+        if len(fields) not in (2, 3):
+            raise ValueError(f"{path}: expected `path label`, `path label duration` or `folder frames label`, got {row}.")
+        video = root / fields[0]
+        is_frame_folder = len(fields) == 3 and video.is_dir()
+        columns["video"].append(str(video))
+        columns["label"].append(fields[2] if is_frame_folder else fields[1])
+        columns["duration"].append(float(fields[2]) if len(fields) == 3 and not is_frame_folder else None)
+    if None in columns["duration"]:
+        del columns["duration"]
+    columns["label"] = _numbers(columns["label"])
+
+    missing = [video for video in columns["video"] if not Path(video).exists()]
+    if len(missing) == len(rows):
+        raise FileNotFoundError(
+            f"None of the {len(rows)} videos in {path} exists, the first is {missing[0]}. Relative paths start from {root}: "
+            "say otherwise with --video_root."
+        )
+    return Dataset.from_dict(columns)
+
+
+def cut_into_windows(videos: Dataset, length: float, stride: float) -> Dataset:
+    """A row for every window of every video; see [`lvu_windows`]."""
+    if "duration" not in videos.column_names:
+        raise ValueError("Windows need a list whose third column is the duration of the video in seconds.")
+    rows = [
+        row | {"start": start, "end": end} for row in videos for start, end in lvu_windows(row["duration"], length, stride)
+    ]
+    return Dataset.from_list(rows, Features(videos.features | {"start": Value("float64"), "end": Value("float64")}))
+
+
+def label_names(videos: Dataset) -> list[str] | None:
+    """Names of the classes, in the order of their ids if they have ids; `None` if labels are bare numbers."""
+    label = videos.features["label"]
+    if isinstance(label, ClassLabel):
+        return label.names
+    return sorted(set(videos["label"])) if label.dtype in ("string", "large_string") else None
+
+
+def label_ids(videos: Dataset, label2id: dict[str, int], where: str) -> list[int]:
+    """The labels of all videos as ids of the model's head.
+
+    Raises:
+        ValueError: naming the labels that the head does not have.
+    """
+    names = label_names(videos)
+    labels = list(videos["label"])
+    if names is None:
+        strangers = sorted({label for label in labels if label not in range(len(label2id))})
+    else:
+        labels = [names[label] if isinstance(label, int) else label for label in labels]
+        strangers = [name for name in names if name not in label2id]
+    if strangers:
+        some = ", ".join(repr(label) for label in strangers[:5]) + (", ..." if len(strangers) > 5 else "")
+        head = ", ".join(list(label2id)[:5])
+        raise ValueError(
+            f"{where} has labels that the model's head of {len(label2id)} does not have: {some}. It has {head}, ..."
+        )
+    return [int(label) for label in labels] if names is None else [label2id[name] for name in labels]
+
+
+def label_values(videos: Dataset, where: str) -> list[float]:
+    """The labels of all videos as numbers to regress."""
+    if (names := label_names(videos)) is not None:
+        raise ValueError(f"{where}: regression needs numbers as labels, got names such as {names[0]!r}.")
+    return [float(label) for label in videos["label"]]
+
+
+def name_of(video: str | dict) -> str:
+    """What a message calls a video."""
+    return video if isinstance(video, str) else video.get("path") or f"<{len(video['bytes'])} bytes>"
+
+
+def _load_hub(name: str, split: str, config: str | None) -> Dataset | None:
+    try:
+        dataset = datasets.load_dataset(name, config)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise FileNotFoundError(f"{name} is no folder, no list and no data set on the hub: {error}") from error
+    return _pick_split(dataset, split)
+
+
+def _pick_split(dataset: Dataset | datasets.DatasetDict, split: str) -> Dataset | None:
+    if isinstance(dataset, datasets.DatasetDict):
+        dataset = next((dataset[name] for name in SPLIT_NAMES[split] if name in dataset), None)
+    elif split != "train":
+        return None
+    if dataset is None:
+        return None
+    video = next((name for name, feature in dataset.features.items() if isinstance(feature, Video) or name == "video"), None)
+    label = next(
+        (name for name, feature in dataset.features.items() if isinstance(feature, ClassLabel) or name == "label"), None
+    )
+    if video is None or label is None:
+        raise ValueError(f"The data set needs a column of videos and one of labels, it has {dataset.column_names}.")
+    dataset = dataset.select_columns([video, label]).rename_columns({video: "video", label: "label"})
+    is_video = isinstance(dataset.features["video"], Video)
+    return dataset.cast_column("video", Video(decode=False)) if is_video else dataset
+
+
+def _splits_in(folder: Path, suffix: str) -> dict[str, Path]:
+    """What `folder` has for each split: `train.csv`, `validation.csv`, or with an empty suffix the folders `train`, `val`."""
+    paths = {(split, folder / f"{name}{suffix}") for split, names in SPLIT_NAMES.items() for name in names}
+    return {split: path for split, path in paths if path.exists()}
+
+
+def _split_at_spaces(line: str, root: Path) -> list[str]:
+    """Fields of a line whose path may itself hold spaces."""
+    three = line.rsplit(maxsplit=2)
+    is_two = len(three) < 3 or (root / line.rsplit(maxsplit=1)[0]).exists()
+    return line.rsplit(maxsplit=1) if is_two else three
+
+
+def _numbers(labels: list[str]) -> list[int] | list[float] | list[str]:
+    for number in (int, float):
+        try:
+            return [number(label) for label in labels]
+        except ValueError:
+            continue
+    return labels

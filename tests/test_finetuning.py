@@ -1,0 +1,267 @@
+"""`examples/finetune_video_classification.py`, from videos to a directory that the pipeline takes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import pipeline
+
+from conversion.converter import processor_for
+from examples import finetune_video_classification
+from examples.common.trainer import last_complete_checkpoint
+from modeling_videomamba import VideoMambaForVideoClassification
+
+from .conftest import render_clip, small_config
+
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "examples/finetune_video_classification.py"
+SMALL_MODEL = json.dumps({"hidden_size": 16, "num_hidden_layers": 2, "image_size": 32, "num_frames": 4})
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models this small are many times slower with two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """8 videos to train on and 4 to validate on: short ones of one class, long, and so brighter, ones of the other."""
+    root = tmp_path_factory.mktemp("videos")
+    for split, count in (("train", 4), ("val", 2)):
+        for label, num_frames in (("long", 40), ("short", 8)):
+            (root / split / label).mkdir(parents=True)
+            for i in range(count):
+                render_clip(root / split / label / f"{i}.mp4", num_frames=num_frames + i, size=(32, 40))
+    return root
+
+
+def options(data: Path, output_dir: Path, **changed) -> list[str]:
+    """Options of a run of 2 epochs of 2 steps; those of `changed` win, `None` leaves an option out."""
+    given = {
+        "data": data,
+        "output_dir": output_dir,
+        "model_config": SMALL_MODEL,
+        "num_train_epochs": 2,
+        "warmup_epochs": 1,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "lr_reference": 0,
+        "logging_steps": 1,
+        "dataloader_num_workers": 0,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    } | changed
+    return [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
+
+
+def finetune(*args, **changed) -> Path:
+    """Runs the script in this process; returns the output directory."""
+    output_dir = args[1]
+    finetune_video_classification.main(options(*args, **changed))
+    return output_dir
+
+
+def losses(directory: Path) -> list[float]:
+    history = json.loads((directory / "trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return load_file(directory / "model.safetensors")
+
+
+def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], **tolerance) -> None:
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], **tolerance)
+
+
+def test_a_folder_of_classes_becomes_a_classifier(videos, tmp_path):
+    easy = {"mixup": 0, "cutmix": 0, "label_smoothing": 0, "rand_augment": "none", "random_erasing": 0, "min_crop_area": 0.9}
+    fast = {"model_config": SMALL_MODEL[:-1] + ', "initializer_range": 0.4}', "layer_decay": 1, "learning_rate": 3e-3}
+    output = finetune(videos, tmp_path / "model", num_train_epochs=20, **fast, **easy)
+
+    metrics = json.loads((output / "eval_results.json").read_text())
+    assert metrics["eval_accuracy"] == 1  # brightness is enough
+    assert metrics["eval_top5_accuracy"] == 1
+    assert losses(output)[-1] < losses(output)[0]
+    [best, *_] = pipeline("video-classification", model=str(output))(str(videos / "val/long/0.mp4"))
+    assert best["label"] == "long"
+    assert list(output.glob("runs/*/events.out.tfevents*")), "curves for TensorBoard"
+    card = (output / "README.md").read_text()
+    assert "8 videos to train on, 4 to validate on" in card
+    assert "| top-1 | 100.0% |" in card
+
+
+def test_a_list_of_values_becomes_a_regressor(videos, tmp_path):
+    paths = sorted((videos / "train").rglob("*.mp4"))
+    (tmp_path / "train.csv").write_text("".join(f"{path},{i / 8}\n" for i, path in enumerate(paths)))
+    (tmp_path / "val.csv").write_text("".join(f"{path},{i / 8}\n" for i, path in enumerate(paths[:3])))
+    output = finetune(tmp_path, tmp_path / "model", problem_type="regression", num_train_epochs=3)
+    state = json.loads((output / "trainer_state.json").read_text())
+    assert state["best_metric"] == min(entry["eval_mse"] for entry in state["log_history"] if "eval_mse" in entry)
+    assert VideoMambaForVideoClassification.from_pretrained(output).config.num_labels == 1
+
+
+def test_long_videos_are_cut_into_windows(videos, tmp_path):
+    paths = sorted((videos / "train").rglob("*.mp4"))
+    (tmp_path / "train.csv").write_text("".join(f"{path},{i % 2},2.0\n" for i, path in enumerate(paths[:4])))
+    (tmp_path / "val.csv").write_text(f"{paths[0]},0,2.0\n")
+    output = finetune(tmp_path, tmp_path / "model", window_seconds=0.5, window_stride=1)
+    assert "8 videos to train on, 2 to validate on" in (output / "README.md").read_text()  # windows at 0 and 1 s
+
+
+@pytest.fixture
+def parent(tmp_path) -> Path:
+    """A trained classifier of short and long videos, at another clip size, with its labels in another order."""
+    config = small_config(hidden_size=16, num_frames=2, image_size=16, num_labels=2, id2label={0: "short", 1: "long"})
+    config.label2id = {"short": 0, "long": 1}
+    model = VideoMambaForVideoClassification(config)
+    model.save_pretrained(tmp_path / "parent")
+    processor_for(config).save_pretrained(tmp_path / "parent")
+    return tmp_path / "parent"
+
+
+def test_a_parent_with_the_same_labels_keeps_its_head(videos, parent, tmp_path):
+    changes = {
+        "model_config": None,
+        "model": parent,
+        "num_frames": 4,
+        "image_size": 32,
+        "learning_rate": 1e-12,
+        "max_steps": 1,
+    }
+    output = finetune(videos, tmp_path / "model", warmup_learning_rate=0, min_learning_rate=0, **changes)
+    torch.testing.assert_close(weights(output)["classifier.weight"], weights(parent)["classifier.weight"])
+    config = VideoMambaForVideoClassification.from_pretrained(output).config
+    assert config.label2id == {"short": 0, "long": 1}
+    assert (config.num_frames, config.image_size) == (4, 32)
+
+
+def test_a_parent_with_other_labels_gets_a_new_head(videos, parent, tmp_path):
+    (videos / "train").rename(tmp_path / "train")
+    try:
+        (tmp_path / "train/long").rename(tmp_path / "train/lengthy")
+        changes = {"model_config": None, "model": parent, "max_steps": 1, "validation_fraction": 0.25}
+        output = finetune(tmp_path / "train", tmp_path / "model", **changes)
+    finally:
+        (tmp_path / "train/lengthy").rename(tmp_path / "train/long")
+        (tmp_path / "train").rename(videos / "train")
+    assert VideoMambaForVideoClassification.from_pretrained(output).config.label2id == {"lengthy": 0, "short": 1}
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(videos, tmp_path):
+    plain = {"mixup": 0, "cutmix": 0}
+    whole = finetune(videos, tmp_path / "whole", **plain)
+    parts = finetune(videos, tmp_path / "parts", per_device_train_batch_size=1, gradient_accumulation_steps=4, **plain)
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
+    assert_equal(weights(parts), weights(whole), rtol=0, atol=1e-6)
+
+
+def test_gradient_checkpointing_and_bf16(videos, tmp_path):
+    plain = finetune(videos, tmp_path / "plain")
+    checkpointed = finetune(videos, tmp_path / "checkpointed", gradient_checkpointing=True)
+    assert losses(checkpointed) == pytest.approx(losses(plain), rel=1e-5)
+    half = finetune(videos, tmp_path / "half", bf16=True)
+    assert losses(half) == pytest.approx(losses(plain), rel=2e-2)
+    assert losses(half) != losses(plain)
+
+
+def test_early_stopping(videos, tmp_path):
+    still = {"learning_rate": 1e-12, "warmup_learning_rate": 0, "min_learning_rate": 0}
+    output = finetune(videos, tmp_path / "model", num_train_epochs=9, early_stopping_patience=2, **still)
+    assert json.loads((output / "trainer_state.json").read_text())["epoch"] == 3  # no better than after the first
+
+
+def run(*command, **environment) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_processes_train_as_one_with_the_doubled_batch(videos, tmp_path):
+    plain = {"mixup": 0, "cutmix": 0, "lr_reference": 16}
+    one = finetune(videos, tmp_path / "one", **plain)
+    two = options(videos, tmp_path / "two", per_device_train_batch_size=2, **plain)
+    process = run("-m", "torch.distributed.run", "--nproc_per_node", 2, SCRIPT, *two, OMP_NUM_THREADS="1")
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=1e-5)
+    assert_equal(weights(tmp_path / "two"), weights(one), rtol=0, atol=1e-6)
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(videos, tmp_path):
+    """With everything that is random: mixing, augmentation, drop path; killed in the middle of an epoch."""
+    changes = {"num_train_epochs": 6, "per_device_train_batch_size": 2, "drop_path_rate": 0.5}
+    changes |= {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3}
+    # two threads would add up in another order from one process to the next
+    whole = run(SCRIPT, *options(videos, tmp_path / "whole", **changes), OMP_NUM_THREADS="1")
+    killed = run(SCRIPT, *options(videos, tmp_path / "killed", **changes), OMP_NUM_THREADS="1")
+    while not (tmp_path / "killed/checkpoint-6/trainer_state.json").exists():  # 4 steps an epoch
+        assert killed.poll() is None, killed.communicate()[1]
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed/model.safetensors").exists(), "it was over before it was killed"
+    half_written = tmp_path / "killed/checkpoint-99"
+    half_written.mkdir()
+    (half_written / "trainer_state.json").write_text('{"epoch": ')
+    assert "checkpoint-99" not in last_complete_checkpoint(tmp_path / "killed")
+
+    resumed = run(SCRIPT, *options(videos, tmp_path / "killed", **changes), OMP_NUM_THREADS="1")
+    for process in (resumed, whole):
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+    assert_equal(weights(tmp_path / "killed"), weights(tmp_path / "whole"), rtol=0, atol=0)
+
+
+def list_of(videos: Path, tmp_path: Path, lines: list[str], good: tuple[str, ...] = ("long", "short")) -> Path:
+    """A list of `lines` and of `good` videos to train on, and one of two good videos to validate on."""
+    rows = {label: f"{videos}/val/{label}/0.mp4,{i}\n" for i, label in enumerate(("long", "short"))}
+    (tmp_path / "train.csv").write_text("".join(f"{line}\n" for line in lines) + "".join(rows[label] for label in good))
+    (tmp_path / "val.csv").write_text("".join(rows.values()))
+    return tmp_path
+
+
+def test_a_corrupt_video_is_skipped_counted_and_named(videos, tmp_path, capsys):
+    (tmp_path / "corrupt.mp4").write_text("no video")
+    data = list_of(videos, tmp_path, ["corrupt.mp4,0", "gone.mp4,1"])
+    output = finetune(data, tmp_path / "model", per_device_train_batch_size=2)
+    named = (output / "unreadable_videos.txt").read_text().splitlines()
+    assert sorted(named) == sorted([str(tmp_path / "corrupt.mp4"), str(tmp_path / "gone.mp4")])
+    assert "2 video(s) could not be read and were skipped" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"Cannot read .*corrupt.mp4 \(--strict\)"):
+        finetune(data, tmp_path / "strict", strict=True)
+
+
+def test_what_is_wrong_is_said_before_the_first_step(videos, tmp_path):
+    (tmp_path / "bad.mp4").write_text("no video")
+    with pytest.raises(ValueError, match=r"None of the 1 training videos can be read"):
+        finetune(list_of(videos, tmp_path, ["bad.mp4,0"], good=()), tmp_path / "model", num_labels=2)
+
+    (tmp_path / "folders/train/empty").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"class folder .*empty has no videos"):
+        finetune(tmp_path / "folders", tmp_path / "model")
+
+    with pytest.raises(ValueError, match=r"train has labels that the model's head of 2 does not have: 7"):
+        finetune(list_of(videos, tmp_path, [f"{videos}/train/long/0.mp4,7"]), tmp_path / "model", num_labels=2)
+
+    with pytest.raises(ValueError, match=r"Give either --model, .* or --model_config"):
+        finetune(videos, tmp_path / "model", model_config=None)
