@@ -2,6 +2,7 @@
 
     python examples/classify_video.py examples/bouncing_ball.mp4
     python examples/classify_video.py holiday.mp4 dog.webm --model my-model --num-clips 4 --num-crops 3
+    python examples/classify_video.py my_videos --model my-model --picture answers.png
 
 A model is a directory made by conversion/convert_videomamba_to_hf.py, or a repository on the hub. Until this project ships a
 trained demo model, the default is a tiny official-layout checkpoint with random weights, converted on the spot: it shows that
@@ -14,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 from transformers.utils import logging
 
@@ -22,10 +24,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs from a clone, installed or not
 
 from conversion.converter import convert, save
+from examples.common.video_files import VIDEO_SUFFIXES, find_videos
 from modeling_videomamba import scan_report
 
 
 DEMO_CHECKPOINT = ROOT / "tests/fixtures/pth_checkpoints/train_loop.pth"
+MOST_ROWS = 40  # of a picture
 
 
 def convert_demo_model(directory: str) -> str:
@@ -36,16 +40,34 @@ def convert_demo_model(directory: str) -> str:
     return str(Path(directory) / "demo")
 
 
+def list_videos(arguments: list[str]) -> list[str]:
+    """Files and addresses as they are, and in place of a folder the videos in it."""
+    videos = []
+    for argument in arguments:
+        found = find_videos(Path(argument)) if Path(argument).is_dir() else [argument]
+        if not found:
+            raise ValueError(f"the folder {argument} has no videos ({', '.join(sorted(VIDEO_SUFFIXES))})")
+        videos += map(str, found)
+    return videos
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("videos", nargs="+", help="paths or http(s) addresses of videos")
+    parser.add_argument("videos", nargs="+", help="paths or http(s) addresses of videos; folders are searched for videos")
     parser.add_argument("--model", help="directory or hub repository of a VideoMamba video classifier")
     parser.add_argument("--num-frames", type=int, help="frames to sample (default: what the model was trained on)")
     parser.add_argument("--num-clips", type=int, default=1, help="clips over the video whose scores are averaged")
     parser.add_argument("--num-crops", type=int, default=1, help="crops along the longer side whose scores are averaged")
+    parser.add_argument("--picture", help=f"file to draw frames and labels into, of the first {MOST_ROWS} videos")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     logging.disable_progress_bar()
+    try:
+        videos = list_videos(args.videos)
+    except ValueError as error:
+        parser.error(str(error))
+    if args.picture:
+        from examples.common.answer_picture import draw_answers, frame_strip  # needs matplotlib
 
     with tempfile.TemporaryDirectory() as directory:
         source = args.model or convert_demo_model(directory)
@@ -55,8 +77,8 @@ def main() -> None:
 
     num_frames = args.num_frames or model.config.num_frames
     views = {"num_clips": args.num_clips, "num_crops": args.num_crops}
-    unreadable = 0
-    for video in args.videos:
+    unreadable, rows = 0, []
+    for video in tqdm(videos, unit="video", disable=len(videos) == 1):
         try:
             inputs = processor(video, num_frames=num_frames, return_metadata=True, return_tensors="pt", **views)
             metadata = inputs.pop("video_metadata")[0]
@@ -64,17 +86,27 @@ def main() -> None:
                 other_length = num_frames != model.config.num_frames
                 logits = model(**inputs.to(args.device), interpolate_pos_encoding=other_length).logits
         except (ValueError, OSError) as error:
-            print(f"\nerror: {error}", file=sys.stderr)
+            tqdm.write(f"\nerror: {error}", file=sys.stderr)
             unreadable += 1
             continue
-        problem_type, num_views = model.config.problem_type, args.num_clips * args.num_crops
-        [scores] = processor.post_process_video_classification(logits, num_views, problem_type)
+        is_regression = model.config.problem_type == "regression"
+        num_views = args.num_clips * args.num_crops
+        [scores] = processor.post_process_video_classification(logits, num_views, model.config.problem_type)
 
-        print(f"\n{video}: {metadata.total_num_frames} frames of {metadata.width} x {metadata.height}, ", end="")
-        print(f"{len(logits)} view(s) of {num_frames} frames, decoded by {metadata.video_backend}")
-        for score, label in zip(*scores.topk(min(5, len(scores)))):
-            value = f"{score.item():8.3f}" if problem_type == "regression" else f"{score.item():6.1%}"
-            print(f"  {value}  {model.config.id2label[label.item()]}")
+        size = f"{metadata.total_num_frames} frames of {metadata.width} x {metadata.height}"
+        decoded = f"{num_views} view(s) of {num_frames} frames, decoded by {metadata.video_backend}"
+        best = scores.topk(min(5, len(scores)))
+        answers = [
+            f"{f'{score:8.3f}' if is_regression else f'{score:6.1%}'}  {model.config.id2label[label]}"
+            for score, label in zip(best.values.tolist(), best.indices.tolist())
+        ]
+        tqdm.write("\n  ".join([f"\n{video}: {size}, {decoded}", *answers]))
+        if args.picture and len(rows) < MOST_ROWS:
+            clip = inputs["pixel_values"][args.num_crops // 2]  # the first one, its middle crop
+            bars = [0.0] * len(answers) if is_regression else best.values.tolist()
+            rows.append((video, frame_strip(clip, processor.image_mean, processor.image_std), answers, bars))
+    if rows:
+        draw_answers(rows).savefig(args.picture, dpi=100)
     sys.exit(1 if unreadable else 0)
 
 

@@ -91,6 +91,11 @@ def torchcodec_is_usable() -> bool:
     return getattr(torchcodec, "ffmpeg_major_version", True) is not None
 
 
+def _threads() -> int:
+    """Of FFmpeg: 1 in a worker of a data loader, where others keep the cores busy; elsewhere 0, as many as there are cores."""
+    return 0 if torch.utils.data.get_worker_info() is None else 1
+
+
 def _open(source: str | bytes) -> "av.container.InputContainer":
     return av.open(io.BytesIO(source) if isinstance(source, bytes) else source)
 
@@ -135,13 +140,14 @@ def _decode_torchcodec(source: str | bytes, indices: list[int]) -> Tensor:
     except ImportError as error:
         raise ImportError("torchcodec is not installed: `pip install torchcodec`.") from error
 
-    return VideoDecoder(source, seek_mode="exact", num_ffmpeg_threads=0).get_frames_at(indices).data
+    return VideoDecoder(source, seek_mode="exact", num_ffmpeg_threads=_threads()).get_frames_at(indices).data
 
 
 def _decode_at_times(source: str | bytes, keyframes: list[int], times: list[int]) -> Iterator[Tensor]:
     """Yields the frames `(3, height, width)` at the ascending `times`, jumping ahead wherever a keyframe allows it."""
     with _open(source) as container:
         stream = container.streams.video[0]
+        stream.codec_context.thread_count = _threads()
         stream.thread_type = "AUTO"
         decoded, position = iter(()), None
         for time in times:
@@ -161,7 +167,9 @@ def _decode_at_times(source: str | bytes, keyframes: list[int], times: list[int]
 def _decode_from_start(source: str | bytes, indices: list[int]) -> Iterator[Tensor]:
     """Yields the frames `(3, height, width)` of the ascending `indices`, counted as they are shown."""
     with _open(source) as container:
-        container.streams.video[0].thread_type = "AUTO"
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = _threads()
+        stream.thread_type = "AUTO"
         decoded = enumerate(container.decode(video=0))
         for wanted in indices:
             for index, frame in decoded:

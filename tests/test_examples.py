@@ -4,9 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+from PIL import Image
+
+from examples import classify_video
+from examples.common.answer_picture import draw_answers, frame_strip
 from modeling_videomamba import VideoMambaForVideoClassification, VideoMambaVideoProcessor
 
-from .conftest import small_config
+from .conftest import render_clip, small_config
 
 
 ROOT = Path(__file__).parents[1]
@@ -42,3 +48,42 @@ def test_classify_video_prints_values_for_regression(tmp_path):
     assert process.returncode == 0, process.stderr
     value = float(process.stdout.splitlines()[-1].split()[0])
     assert abs(value) < 1  # a number near zero at initialisation, not 100 %
+
+
+def test_classify_video_searches_folders_and_draws_what_it_saw(tmp_path):
+    (tmp_path / "videos/jumps").mkdir(parents=True)
+    for name in ("b.MP4", "jumps/a.mkv", ".hidden.mp4"):
+        render_clip(tmp_path / "videos" / name, num_frames=8)
+    (tmp_path / "videos/notes.txt").write_text("no video")
+    picture = tmp_path / "answers.png"
+    process = run("examples/classify_video.py", tmp_path / "videos", "examples/bouncing_ball.mp4", "--picture", picture)
+    assert process.returncode == 0, process.stderr
+    named = [line.split(": ")[0] for line in process.stdout.splitlines() if "view(s)" in line]
+    assert named == [f"{tmp_path}/videos/b.MP4", f"{tmp_path}/videos/jumps/a.mkv", "examples/bouncing_ball.mp4"]
+    assert "3/3" in process.stderr  # a progress bar
+    assert Image.open(picture).height > 3 * 100  # a row for each
+
+
+def test_classify_video_says_that_a_folder_is_empty(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["classify_video.py", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        classify_video.main()
+    assert f"error: the folder {tmp_path} has no videos (.avi, " in capsys.readouterr().err
+
+
+def test_the_picture_shows_frames_and_answers():
+    clip = (torch.tensor([0.0, 0.25, 0.75]) - 0.5)[:, None, None, None].expand(3, 3, 2, 2) / 0.2  # grey, normalised
+    strip = frame_strip(clip, mean=[0.5] * 3, std=[0.2] * 3)
+    torch.testing.assert_close(strip[0, :, 0], torch.tensor([0, 0, 1, 0.25, 0.25, 1, 0.75, 0.75]))  # with gaps of white
+
+    figure = draw_answers([("clip.mp4", strip, ["75.0%  jump", "25.0%  run"], [0.75, 0.25])] * 2)
+    assert len(figure.axes) == 4
+    frames, answers = figure.axes[:2]
+    assert frames.get_title(loc="left") == "clip.mp4"
+    assert [text.get_text() for text in answers.texts] == ["75.0%  jump", "25.0%  run"]
+    assert [bar.get_width() for bar in answers.patches] == [0.75, 0.25]
+
+
+def test_the_picture_shows_8_of_many_frames():
+    strip = frame_strip(torch.arange(64)[:, None, None, None].expand(64, 3, 1, 1) / 64, mean=[0] * 3, std=[1] * 3)
+    assert (64 * strip[0, ::2, 0]).tolist() == [0, 9, 18, 27, 36, 45, 54, 63]

@@ -61,7 +61,7 @@ def lvu_windows(duration: float, length: float, stride: float) -> list[tuple[flo
     """Windows of a long video, in seconds: `(start, end)` every `stride`; the last may be as short as half of `length`."""
     if duration < length:
         return [(0.0, duration)]
-    starts = np.arange(0, int(duration), stride)
+    starts = np.arange(0, max(int(duration), 1), stride)
     windows = [(float(start), min(float(start + length), float(duration))) for start in starts]
     return [(start, end) for start, end in windows if end == start + length or end - start >= length / 2]
 

@@ -81,4 +81,5 @@ def start_model(args: ModelArguments, videos: Dataset, labels_file: str | None =
         overrides["num_frames"] = args.num_frames
     model = VideoMambaForVideoClassification.from_pretrained(parent, ignore_mismatched_sizes=not keeps_head, **overrides)
     model.resize_position_embeddings(args.image_size, args.num_frames)
+    model.config.label2id = {name: i for i, name in model.config.id2label.items()}  # a config may have one without the other
     return model

@@ -82,7 +82,7 @@ def read_list(path: Path, video_root: str | None = None) -> Dataset:
     A first line whose second field is `label` is a header. Labels are class ids, class names, or values to regress.
     """
     root = Path(video_root) if video_root is not None else path.parent
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     separated_by_commas = bool(lines) and "," in lines[0]
     rows = list(csv.reader(lines)) if separated_by_commas else [_split_at_spaces(line, root) for line in lines]
     if rows and len(rows[0]) > 1 and rows[0][1].strip() == "label":
@@ -90,16 +90,23 @@ def read_list(path: Path, video_root: str | None = None) -> Dataset:
     if not rows:
         raise ValueError(f"The list {path} is empty.")
 
+    has_frame_folders = any(len(row) == 3 and (root / row[0].strip()).is_dir() for row in rows)
     columns = {"video": [], "label": [], "duration": []}
     for row in rows:
         fields = [field.strip() for field in row]
         if len(fields) not in (2, 3):
             raise ValueError(f"{path}: expected `path label`, `path label duration` or `folder frames label`, got {row}.")
         video = root / fields[0]
-        is_frame_folder = len(fields) == 3 and video.is_dir()
+        is_frame_folder = len(fields) == 3 and (video.is_dir() or (has_frame_folders and not video.exists()))
+        duration = None
+        if len(fields) == 3 and not is_frame_folder:
+            try:
+                duration = float(fields[2])
+            except ValueError:
+                raise ValueError(f"{path}: the third field of {row} is no number of seconds.") from None
         columns["video"].append(str(video))
         columns["label"].append(fields[2] if is_frame_folder else fields[1])
-        columns["duration"].append(float(fields[2]) if len(fields) == 3 and not is_frame_folder else None)
+        columns["duration"].append(duration)
     if None in columns["duration"]:
         del columns["duration"]
     columns["label"] = _numbers(columns["label"])
@@ -139,6 +146,8 @@ def label_ids(videos: Dataset, label2id: dict[str, int], where: str) -> list[int
     """
     names = label_names(videos)
     labels = list(videos["label"])
+    if None in labels or (names is not None and -1 in labels):
+        raise ValueError(f"{where} has videos without a label.")
     if names is None:
         strangers = sorted({label for label in labels if label not in range(len(label2id))})
     else:
@@ -168,8 +177,8 @@ def name_of(video: str | dict) -> str:
 def _load_hub(name: str, split: str, config: str | None) -> Dataset | None:
     try:
         dataset = datasets.load_dataset(name, config)
-    except datasets.exceptions.DatasetNotFoundError as error:
-        raise FileNotFoundError(f"{name} is no folder, no list and no data set on the hub: {error}") from error
+    except (datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(f"{name} is no folder, no list and no data set that the hub gives: {error}") from error
     return _pick_split(dataset, split)
 
 
@@ -193,15 +202,17 @@ def _pick_split(dataset: Dataset | datasets.DatasetDict, split: str) -> Dataset 
 
 def _splits_in(folder: Path, suffix: str) -> dict[str, Path]:
     """What `folder` has for each split: `train.csv`, `validation.csv`, or with an empty suffix the folders `train`, `val`."""
-    paths = {(split, folder / f"{name}{suffix}") for split, names in SPLIT_NAMES.items() for name in names}
-    return {split: path for split, path in paths if path.exists()}
+    paths = {split: [folder / f"{name}{suffix}" for name in names] for split, names in SPLIT_NAMES.items()}
+    found = {split: next((path for path in candidates if path.exists()), None) for split, candidates in paths.items()}
+    return {split: path for split, path in found.items() if path is not None}
 
 
 def _split_at_spaces(line: str, root: Path) -> list[str]:
     """Fields of a line whose path may itself hold spaces."""
     three = line.rsplit(maxsplit=2)
-    is_two = len(three) < 3 or (root / line.rsplit(maxsplit=1)[0]).exists()
-    return line.rsplit(maxsplit=1) if is_two else three
+    two = line.rsplit(maxsplit=1)
+    is_two = len(three) < 3 or Path(two[0]).suffix.lower() in VIDEO_SUFFIXES or (root / two[0]).exists()
+    return two if is_two else three
 
 
 def _numbers(labels: list[str]) -> list[int] | list[float] | list[str]:

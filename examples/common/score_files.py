@@ -1,0 +1,51 @@
+"""Scores on disk, from which an evaluation that was interrupted goes on.
+
+Every process has a part file of its own, `part-0.jsonl` and so on, and adds a line to it for every sample that is done.
+`settings.json` beside them says what the scores depend on.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TextIO
+
+
+def fingerprint(*parts: bytes) -> str:
+    """16 letters that change with any of the parts."""
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:16]
+
+
+def check_settings(file: Path, settings: dict) -> None:
+    """Writes the settings, or compares them with those of the scores that are already there.
+
+    Raises:
+        ValueError: naming the settings that differ.
+    """
+    if not file.exists():
+        unfinished = file.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+        unfinished.replace(file)
+    before = json.loads(file.read_text(encoding="utf-8"))
+    names = [name for name in settings if before.get(name) != settings[name]]
+    if names:
+        changes = "; ".join(f"{name} was {before.get(name)} and is {settings[name]}" for name in names)
+        raise ValueError(f"{file.parent} has scores of other settings: {changes}. Give another --output_dir, or remove it.")
+
+
+def read_parts(folder: Path) -> dict[int, list[float]]:
+    """The scores in all part files, by the place of the sample in its list."""
+    scores = {}
+    for part in folder.glob("part-*.jsonl"):
+        for line in part.read_text(encoding="utf-8").splitlines(keepends=True):
+            if line.endswith("\n"):  # else the process was killed while it wrote the line
+                row = json.loads(line)
+                scores[row["index"]] = row["scores"]
+    return scores
+
+
+def open_part(file: Path) -> TextIO:
+    """Opens a part file to write on after its last whole line."""
+    if file.exists():
+        os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
+    return file.open("a", encoding="utf-8")

@@ -1,0 +1,278 @@
+"""Measures a video classifier, or a regressor, on labelled videos: top-1 and top-5, or the mean squared error.
+
+    python examples/evaluate_video_classification.py --model my-model --data my_videos --output_dir my-results
+    python examples/evaluate_video_classification.py --model videomamba-ti-ssv2-f8 --recipe videomamba-ti-ssv2-f8 ...
+    torchrun --nproc_per_node 4 examples/evaluate_video_classification.py --num_clips 4 --num_crops 3 ...
+
+The scores of a video are the mean over its views, `num_clips` times `num_crops` of them. A fine-tuning recipe may say how its
+data are read, viewed and merged, all of which is in DataArguments; its other keys are left out. Above all its `model` is what
+training started from: the one to evaluate is always given with --model.
+
+The output directory, which all processes share, gets scores.parquet, results.json, confusion_matrix.png and card_block.md, a
+block for a model card. Every video is written down as soon as it is scored: an interrupted evaluation that is started again
+goes on where it was, with however many processes.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import datasets
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import ClassLabel, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers.utils import logging
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from examples.common.arguments import DataArguments, parse_arguments
+from examples.common.card_results import results_card, update_card
+from examples.common.clips import UNREADABLE_LABEL, EvaluationViews, UnreadableVideos, drawn_from
+from examples.common.confusion_matrix import draw_confusion_matrix
+from examples.common.frame_sampling import FRAME_SAMPLINGS
+from examples.common.metrics import metrics_of
+from examples.common.models import labels_of, locate
+from examples.common.score_files import check_settings, fingerprint, open_part, read_parts
+from examples.common.video_lists import label_ids, label_names, label_values, load_videos
+from examples.common.views import group, list_samples, merge
+from modeling_videomamba import VideoMambaForVideoClassification, VideoMambaVideoProcessor, scan_report
+
+
+@dataclass
+class EvaluationArguments:
+    model: str = field(
+        metadata={"help": "what to evaluate: a directory, the id of a released checkpoint, or a hub repository"}
+    )
+    output_dir: str = field(metadata={"help": "where results go"})
+    split: Literal["train", "val", "test"] | None = field(
+        default=None, metadata={"help": "which videos (default: test if the data has it, else val)"}
+    )
+    num_frames: int | None = field(default=None, metadata={"help": "frames of a clip, if other than the model's"})
+    batch_size: int = field(default=12, metadata={"help": "views that go through the model at once"})
+    num_workers: int = field(default=2, metadata={"help": "processes that decode, for each process with a model"})
+    bf16: bool = field(default=False, metadata={"help": "autocast to bfloat16"})
+    shuffle_frames: bool = field(
+        default=False, metadata={"help": "put the frames of every clip in disorder, to see whether the model uses their order"}
+    )
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "what the model card calls the data (default: --data's name)"}
+    )
+    update_card: bool = field(default=False, metadata={"help": "put the results into the README.md of the model's directory"})
+
+
+def load_split(args: DataArguments, split: str | None) -> tuple[Dataset, str]:
+    """The videos to evaluate on, and the name of their split."""
+    window = (args.window_seconds, args.window_stride) if args.window_seconds else None
+    for name in [split] if split else ["test", "val"]:
+        videos = load_videos(args.data, name, args.video_root, args.data_config, window)
+        if videos is not None:
+            return videos, name
+    wanted = f"no {split} videos" if split else "neither test nor val videos; --split train takes all that it has for training"
+    raise ValueError(f"{args.data} has {wanted}.")
+
+
+def load_model(name: str) -> tuple[VideoMambaForVideoClassification, VideoMambaVideoProcessor]:
+    source = locate(name)
+    model, loading = VideoMambaForVideoClassification.from_pretrained(source, output_loading_info=True)
+    if loading["missing_keys"]:
+        raise ValueError(f"{name} is no trained classifier of videos, it lacks {', '.join(sorted(loading['missing_keys']))}.")
+    if model.config.num_frames is None:
+        raise ValueError(f"{name} is a model of images.")
+    if model.config.problem_type == "multi_label_classification":
+        raise ValueError(f"{name} gives several labels to a video, which these metrics are not for.")
+    return model.eval(), VideoMambaVideoProcessor.from_pretrained(source)
+
+
+def fingerprint_of(model: VideoMambaForVideoClassification, processor: VideoMambaVideoProcessor) -> str:
+    tensors = (tensor.cpu().contiguous().view(torch.uint8).numpy() for tensor in model.state_dict().values())
+    return fingerprint(model.config.to_json_string().encode(), processor.to_json_string().encode(), *tensors)
+
+
+class ViewsToDo(torch.utils.data.Dataset):
+    """`(index, views)` of the samples at `indices`; `None` in place of views that cannot be read."""
+
+    def __init__(self, views: EvaluationViews, indices: list[int], shuffle_frames: bool):
+        self.views, self.indices, self.shuffle_frames = views, indices, shuffle_frames
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, i: int) -> tuple[int, Tensor | None]:
+        index = self.indices[i]
+        item = self.views[index]
+        views = item["pixel_values"]  # (views, frames, 3, height, width)
+        if item["labels"][0] == UNREADABLE_LABEL:
+            return index, None
+        if self.shuffle_frames:
+            with drawn_from(index):
+                views = views[:, torch.randperm(views.shape[1])]
+        return index, views
+
+
+@torch.inference_mode()
+def score(
+    model: VideoMambaForVideoClassification,
+    processor: VideoMambaVideoProcessor,
+    samples: DataLoader,
+    batch_size: int,
+    bf16: bool,
+) -> Iterator[tuple[int, list[float] | None]]:
+    """Yields the index and the scores `(labels,)` of every sample, the mean over its views, or `None` if it cannot be read."""
+    other_length = processor.num_frames != model.config.num_frames
+    for index, views in samples:
+        if views is None:
+            yield index, None
+            continue
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            logits = torch.cat(
+                [
+                    model(batch.to(model.device), interpolate_pos_encoding=other_length).logits
+                    for batch in views.split(batch_size)
+                ]
+            )  # (views, labels)
+        scores = processor.post_process_video_classification(logits, len(views), model.config.problem_type)  # (1, labels)
+        yield index, scores[0].tolist()
+
+
+def write_results(
+    output_dir: Path,
+    samples: list[dict],
+    scores: dict[int, list[float]],
+    model: VideoMambaForVideoClassification,
+    settings: dict,
+) -> dict:
+    """Merges the samples, writes all files but the model's own card, and returns what is in results.json."""
+    is_regression = model.config.problem_type == "regression"
+    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    rows = [sample | {"scores": np.float32(scores[i])} for i, sample in enumerate(samples) if i in scores]
+    if not rows:
+        raise ValueError(f"None of the {len(samples)} videos could be read.")
+
+    table = {name: [row[name] for row in rows] for name in rows[0]}
+    table["prediction"] = [row["scores"][0] if is_regression else names[row["scores"].argmax()] for row in rows]
+    if not is_regression:
+        table["label"] = [names[label] for label in table["label"]]
+    Dataset.from_dict(table).to_parquet(output_dir / "scores.parquet")
+
+    videos = merge(rows, settings["merge"])
+    labels = [video["label"] for video in videos]
+    merged_scores = np.stack([video["scores"] for video in videos])  # (videos, labels)
+    if not is_regression:
+        figure = draw_confusion_matrix(labels, merged_scores.argmax(axis=1).tolist(), names)
+        figure.savefig(output_dir / "confusion_matrix.png", dpi=100)
+    results = metrics_of(model.config.problem_type)(merged_scores, np.array(labels))
+    results["num_videos"], results["num_samples"], results["num_labels"] = len(videos), len(rows), len(names)
+    results["unreadable_videos"] = sorted({sample["video"] for i, sample in enumerate(samples) if i not in scores})
+    results |= settings
+    results_card(results, Path(settings["model"]).resolve().name).save(output_dir / "card_block.md")
+    (output_dir / "results.json").write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
+    return results
+
+
+def main(argv: list[str] | None = None) -> None:
+    data_args, args = parse_arguments(
+        DataArguments, EvaluationArguments, description=__doc__, argv=argv, in_recipe=(DataArguments,)
+    )
+    if args.update_card and not Path(args.model).is_dir():
+        raise ValueError(f"--update_card: {args.model} is no directory on this machine.")
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
+    timeout = timedelta(days=1)  # a process may have to wait long for one with slower videos
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timeout)
+    with state.main_process_first():  # what is downloaded is there for the others
+        model, processor = load_model(args.model)
+        videos, split = load_split(data_args, args.split)
+    processor.num_frames = args.num_frames or model.config.num_frames
+
+    if model.config.problem_type == "regression":
+        labels = label_values(videos, split)
+    else:
+        if data_args.labels and label_names(videos) is None:
+            names = labels_of(videos, data_args.labels, model.config.num_labels)
+            videos = videos.cast_column("label", ClassLabel(names=names))
+        labels = label_ids(videos, {name: i for i, name in model.config.id2label.items()}, split)
+    samples = list_samples(videos, labels)
+    group(samples, data_args.merge)  # an error now, rather than in the end
+
+    settings = {
+        "model": args.model,
+        "model_fingerprint": fingerprint_of(model, processor),
+        "data": data_args.data,
+        "data_config": data_args.data_config,
+        "split": split,
+        "videos_fingerprint": fingerprint(
+            *(f"{row['video']} {row.get('start')} {row.get('end')}".encode() for row in samples)
+        ),
+        "frame_sampling": data_args.frame_sampling,
+        "num_frames": processor.num_frames,
+        "num_clips": data_args.num_clips,
+        "num_crops": data_args.num_crops,
+        "window_seconds": data_args.window_seconds,
+        "window_stride": data_args.window_stride,
+        "shuffle_frames": args.shuffle_frames,
+        "bf16": args.bf16,
+    }
+    output_dir = Path(args.output_dir)
+    unreadable = UnreadableVideos(output_dir / "unreadable_videos.txt", data_args.strict)
+    with state.main_process_first():
+        output_dir.mkdir(parents=True, exist_ok=True)
+        check_settings(output_dir / "settings.json", settings)
+        if state.is_main_process:
+            unreadable.file.unlink(missing_ok=True)  # they are tried again
+    done = read_parts(output_dir)
+    state.wait_for_everyone()  # nobody writes before all have read
+
+    to_do = [i for i in range(len(samples)) if i not in done][state.process_index :: state.num_processes]
+    views = EvaluationViews(
+        videos,
+        [0] * len(videos),  # no labels are needed here
+        FRAME_SAMPLINGS[data_args.frame_sampling],
+        processor,
+        unreadable,
+        data_args.num_clips,
+        data_args.num_crops,
+    )
+    loader = DataLoader(ViewsToDo(views, to_do, args.shuffle_frames), batch_size=None, num_workers=args.num_workers)
+    model.to(state.device)
+    state.print(f"{args.model}: {model.num_parameters():,} parameters, {scan_report(state.device)}")
+    state.print(
+        f"{data_args.data}, {split}: {len(samples)} videos or windows, of which {len(done)} are done; "
+        f"{data_args.num_clips} clips x {data_args.num_crops} crops of {processor.num_frames} frames"
+    )
+    progress = tqdm(total=len(samples), initial=len(done), unit="video", disable=not state.is_main_process)
+    with progress, open_part(output_dir / f"part-{state.process_index}.jsonl") as part:
+        for index, scores in score(model, processor, loader, args.batch_size, args.bf16):
+            if scores is not None:
+                part.write(json.dumps({"index": index, "video": samples[index]["video"], "scores": scores}) + "\n")
+                part.flush()
+            progress.update(min(state.num_processes, progress.total - progress.n))  # the others are about as far
+
+    state.wait_for_everyone()
+    if state.is_main_process:
+        dataset_name = args.dataset_name or Path(data_args.data).resolve().name
+        settings |= {"merge": data_args.merge, "dataset_name": dataset_name}
+        results = write_results(output_dir, samples, read_parts(output_dir), model, settings)
+        if args.update_card:
+            update_card(Path(args.model) / "README.md", results)
+        for name in ("accuracy", "top5_accuracy"):
+            if name in results:
+                print(f"{name}: {results[name]:.2%}")
+        if "mse" in results:
+            print(f"mse: {results['mse']:.4f}")
+        print(f"{results['num_videos']} videos; everything is in {output_dir}")
+        if names := results["unreadable_videos"]:
+            print(f"{len(names)} video(s) could not be read and do not count, see {unreadable.file}")
+    state.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

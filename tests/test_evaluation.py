@@ -1,0 +1,441 @@
+"""`examples/evaluate_video_classification.py`, from labelled videos to scores, metrics and a block for the model card."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Video
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from PIL import Image
+
+from conversion.converter import processor_for
+from examples import evaluate_video_classification
+from examples.common.confusion_matrix import draw_confusion_matrix
+from examples.common.metrics import metrics_of
+from examples.common.views import merge
+from modeling_videomamba import (
+    VideoMambaForImageClassification,
+    VideoMambaForVideoClassification,
+    VideoMambaModel,
+    VideoMambaVideoProcessor,
+)
+
+from .conftest import golden, small_config
+
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "examples/evaluate_video_classification.py"
+HEAD = ["short", "a", "b", "long", "c", "d", "e"]  # not in the order of the class folders
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """More of them only get into each other's way with models as small as these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def render_noise(path: Path, seed: int, num_frames: int) -> None:
+    """Writes a GIF of coloured squares, 25 frames a second of 32 x 48 pixels."""
+    squares = np.random.default_rng(seed).integers(256, size=(num_frames, 4, 6, 3), dtype=np.uint8)
+    frames = [Image.fromarray(picture).resize((48, 32), Image.Resampling.NEAREST) for picture in squares]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=40)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """Three long and three short videos, in class folders."""
+    root = tmp_path_factory.mktemp("videos")
+    for label, num_frames in {"long": 32, "short": 10}.items():
+        (root / "test" / label).mkdir(parents=True)
+        for i in range(3):
+            render_noise(root / "test" / label / f"{label}{i}.gif", seed=num_frames + i, num_frames=num_frames)
+    return root
+
+
+def save_model(directory: Path, **config) -> Path:
+    """A model whose weights are random, and so large that its scores differ from video to video."""
+    torch.manual_seed(0)
+    config = small_config(initializer_range=0.3, **config)
+    model = VideoMambaForVideoClassification(config)
+    model.save_pretrained(directory)
+    processor_for(config).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    ids = {name: i for i, name in enumerate(HEAD)}
+    return save_model(tmp_path_factory.mktemp("model"), label2id=ids, id2label=dict(enumerate(HEAD)), num_labels=len(HEAD))
+
+
+@pytest.fixture(scope="module")
+def regressor(tmp_path_factory) -> Path:
+    return save_model(tmp_path_factory.mktemp("regressor"), num_labels=1, problem_type="regression")
+
+
+def options(model: Path, data: Path, output_dir: Path, **changed) -> list[str]:
+    given = {"model": model, "data": data, "output_dir": output_dir, "num_workers": 0} | changed
+    return [part for name, value in given.items() for part in (f"--{name}", str(value))]
+
+
+def evaluate(*args, **changed) -> dict:
+    """Runs the script in this process; returns what results.json says."""
+    evaluate_video_classification.main(options(*args, **changed))
+    return json.loads((args[2] / "results.json").read_text())
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    """Runs Python in a process of its own, on the CPU."""
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def table_in(output_dir: Path) -> dict[str, list]:
+    return pyarrow.parquet.read_table(output_dir / "scores.parquet").to_pydict()
+
+
+def scores_in(output_dir: Path) -> np.ndarray:
+    return np.array(table_in(output_dir)["scores"])
+
+
+def write_list(file: Path, videos: Path, label="{name}", columns="") -> list[Path]:
+    """Writes a list of all videos, sorted, and returns their paths."""
+    paths = sorted(videos.rglob("*.gif"))
+    lines = [f"{path},{label.format(name=path.parent.name, i=i)}{columns}\n" for i, path in enumerate(paths)]
+    file.write_text("".join(lines))
+    return paths
+
+
+class TestMerging:
+    def test_views_and_repeats_as_the_reference_merges_them(self):
+        reference = golden("multiview_merge")
+        logits = reference.inputs["logits"]  # (videos, clips, crops, classes)
+        scores = VideoMambaVideoProcessor().post_process_video_classification(logits.flatten(0, 2), num_views=12).numpy()
+        labels = reference.inputs["labels"].tolist()
+        samples = [{"video": f"cam1/{i}.avi", "label": labels[i], "scores": scores[i]} for i in range(5)]
+        repeats = [{"video": f"cam2/{i}.ch1.avi", "label": labels[i], "scores": -scores[i]} for i in range(5)]
+
+        videos = merge(samples + repeats, by="stem")
+
+        merged = np.stack([video["scores"] for video in videos])
+        np.testing.assert_allclose(merged, reference.outputs["scores"], rtol=1e-6)
+        metrics = metrics_of("single_label_classification")(merged, np.array([video["label"] for video in videos]))
+        assert 100 * metrics["accuracy"] == pytest.approx(reference.outputs["top1"].item())
+        assert 100 * metrics["top5_accuracy"] == pytest.approx(reference.outputs["top5"].item())
+
+    def test_by_path_windows_are_averaged_and_files_of_one_name_are_two_videos(self):
+        names = ["cam1/tea.avi", "cam2/tea.avi", "cam1/tea.avi"]
+        samples = [{"video": name, "label": 1, "scores": np.array([i, 1.0])} for i, name in enumerate(names)]
+        first, second = merge(samples, by="path")
+        assert (first["video"], first["label"], first["scores"].tolist()) == ("cam1/tea.avi", 1, [1, 1])
+        assert (second["video"], second["label"], second["scores"].tolist()) == ("cam2/tea.avi", 1, [1, 1])
+
+    def test_one_video_cannot_have_two_labels(self):
+        samples = [{"video": f"{name}/1.gif", "label": name, "scores": np.ones(2)} for name in ("jump", "run")]
+        assert len(merge(samples, by="path")) == 2
+        with pytest.raises(ValueError, match=r"jump/1.gif and run/1.gif would count as one video .* jump and run"):
+            merge(samples, by="stem")
+
+
+class TestScores:
+    def test_a_folder_of_classes(self, videos, model, tmp_path):
+        results = evaluate(model, videos, tmp_path, num_clips=2, num_crops=3, batch_size=4)
+
+        processor = VideoMambaVideoProcessor.from_pretrained(model)
+        network = VideoMambaForVideoClassification.from_pretrained(model).eval()
+        paths = sorted(videos.rglob("*.gif"))
+        with torch.inference_mode():
+            by_hand = [
+                network(processor(str(path), num_clips=2, num_crops=3, return_tensors="pt")["pixel_values"]).logits
+                for path in paths
+            ]
+        expected = torch.stack([logits.softmax(-1).mean(0) for logits in by_hand])
+        np.testing.assert_allclose(scores_in(tmp_path), expected, rtol=1e-4)
+
+        table = table_in(tmp_path)
+        assert table["video"] == [str(path) for path in paths]
+        assert table["label"] == [path.parent.name for path in paths]
+        assert table["prediction"] == [HEAD[i] for i in expected.argmax(-1)]
+        hits = [HEAD[i] == path.parent.name for i, path in zip(expected.argmax(-1), paths)]
+        top5 = [HEAD.index(path.parent.name) in row.topk(5).indices for row, path in zip(expected, paths)]
+        assert results["accuracy"] == np.mean(hits)
+        assert results["top5_accuracy"] == np.mean(top5)
+        wanted = {"num_videos": 6, "split": "test", "num_clips": 2, "num_crops": 3, "num_frames": 4, "merge": "path"}
+        assert wanted.items() <= results.items()
+        assert Image.open(tmp_path / "confusion_matrix.png").width > 300
+
+    def test_decoding_in_workers_and_autocast(self, videos, model, tmp_path):
+        evaluate(model, videos, tmp_path / "fp32")
+        evaluate(model, videos, tmp_path / "bf16", num_workers=1, bf16=True)
+        half, single = scores_in(tmp_path / "bf16"), scores_in(tmp_path / "fp32")
+        np.testing.assert_allclose(half, single, atol=0.05)
+        assert not np.array_equal(half, single)
+
+    def test_a_list_with_class_ids_is_every_split_and_val_stands_in_for_test(self, videos, model, tmp_path):
+        write_list(tmp_path / "list.csv", videos, label="3")
+        assert evaluate(model, tmp_path / "list.csv", tmp_path / "one", split="train")["split"] == "train"
+        (tmp_path / "list.csv").rename(tmp_path / "val.csv")
+        assert evaluate(model, tmp_path, tmp_path / "two")["split"] == "val"
+        (tmp_path / "val.csv").rename(tmp_path / "train.csv")
+        with pytest.raises(ValueError, match=r"has neither test nor val videos; --split train takes"):
+            evaluate(model, tmp_path, tmp_path / "three")
+
+    def test_class_ids_of_another_order_are_told_apart_by_their_names(self, videos, model, tmp_path):
+        write_list(tmp_path / "list.csv", videos, label="0")
+        (tmp_path / "names.txt").write_text("\n".join(reversed(HEAD)))
+        evaluate(model, tmp_path / "list.csv", tmp_path / "out", labels=tmp_path / "names.txt")
+        assert set(table_in(tmp_path / "out")["label"]) == {"e"}
+
+    def test_videos_inside_a_data_set_are_all_different(self, videos, model, tmp_path):
+        contents = [path.read_bytes() for path in sorted(videos.rglob("long*.gif"))]
+        rows = {"video": [{"path": "clip.gif", "bytes": content} for content in contents], "label": ["long"] * 3}
+        features = Features({"video": Video(decode=False), "label": ClassLabel(names=["long"])})
+        datasets.DatasetDict({"test": Dataset.from_dict(rows, features)}).save_to_disk(tmp_path / "data")
+        assert evaluate(model, tmp_path / "data", tmp_path / "out")["num_videos"] == 3
+
+    def test_values_are_regressed(self, videos, regressor, tmp_path):
+        write_list(tmp_path / "list.csv", videos, label="0.{i}")
+        results = evaluate(regressor, tmp_path / "list.csv", tmp_path / "out", num_clips=2)
+        errors = scores_in(tmp_path / "out")[:, 0] - np.arange(6) / 10
+        assert results["mse"] == pytest.approx(np.mean(errors**2), rel=1e-5)
+        assert not (tmp_path / "out/confusion_matrix.png").exists()
+
+    @pytest.mark.parametrize("by", ["path", "stem"])
+    def test_windows_of_long_videos(self, videos, regressor, tmp_path, by):
+        write_list(tmp_path / "list.csv", videos / "test/long", label="0.{i}", columns=",1.28")  # 32 frames at 25 a second
+        cut = {"window_seconds": 0.5, "window_stride": 0.5}
+        results = evaluate(regressor, tmp_path / "list.csv", tmp_path / "out", merge=by, **cut)
+        assert (results["num_samples"], results["num_videos"]) == (6, 3)
+        table = table_in(tmp_path / "out")
+        assert list(zip(table["start"], table["end"])) == [(0, 0.5), (0.5, 1)] * 3
+        values = scores_in(tmp_path / "out").reshape(3, 2)
+        merged = values.mean(1) if by == "path" else values[:, 0]
+        assert results["mse"] == pytest.approx(np.mean((merged - np.arange(3) / 10) ** 2), rel=1e-5)
+
+    def test_clips_of_another_length(self, videos, model, tmp_path):
+        assert evaluate(model, videos, tmp_path / "8", num_frames=8)["num_frames"] == 8
+        evaluate(model, videos, tmp_path / "4")
+        assert not np.allclose(scores_in(tmp_path / "8"), scores_in(tmp_path / "4"))
+
+    def test_shuffled_frames_change_what_moves_and_nothing_else(self, videos, model, tmp_path):
+        render_noise(tmp_path / "still.gif", seed=0, num_frames=1)
+        paths = write_list(tmp_path / "list.csv", videos / "test/long")
+        (tmp_path / "list.csv").open("a").write(f"{tmp_path / 'still.gif'},long\n")
+        evaluate(model, tmp_path / "list.csv", tmp_path / "ordered")
+        for name in ("shuffled", "again"):
+            assert evaluate(model, tmp_path / "list.csv", tmp_path / name, shuffle_frames=True)["shuffle_frames"]
+        ordered, shuffled, again = (scores_in(tmp_path / name) for name in ("ordered", "shuffled", "again"))
+        assert np.array_equal(shuffled, again)
+        assert (np.abs(shuffled - ordered).max(axis=1) > 1e-3).tolist() == [True] * len(paths) + [False]
+
+
+class TestRecipes:
+    def test_what_a_recipe_says_of_data_counts_and_the_rest_is_left_out(self, videos, model, tmp_path):
+        recipe = "model: its-parent\nnum_frames: 64\nlearning_rate: 1e-4\nbf16: true\nnum_clips: 2\nmerge: stem\n"
+        (tmp_path / "recipe.yaml").write_text(recipe)
+        results = evaluate(model, videos, tmp_path / "out", recipe=tmp_path / "recipe.yaml", num_crops=3)
+        wanted = {"num_clips": 2, "num_crops": 3, "merge": "stem", "num_frames": 4, "bf16": False, "model": str(model)}
+        assert wanted.items() <= results.items()
+
+    def test_the_model_is_never_taken_from_a_recipe(self, videos, tmp_path, capsys):
+        (tmp_path / "recipe.yaml").write_text("model: its-parent\n")
+        with pytest.raises(SystemExit):
+            evaluate_video_classification.main(["--recipe", str(tmp_path / "recipe.yaml"), "--output_dir", "unused"])
+        assert "required: --model" in capsys.readouterr().err
+
+    def test_an_unknown_option_is_an_error(self, videos, model, tmp_path):
+        with pytest.raises(ValueError, match="learning_rate"):
+            evaluate(model, videos, tmp_path, learning_rate=1)
+
+
+class TestWhatIsWrong:
+    @pytest.fixture
+    def with_a_bad_one(self, videos, tmp_path) -> Path:
+        """A list whose second video is none."""
+        write_list(tmp_path / "list.csv", videos)
+        bad = tmp_path / "bad.gif"
+        bad.write_text("no video")
+        lines = (tmp_path / "list.csv").read_text().splitlines()
+        (tmp_path / "list.csv").write_text("\n".join([lines[0], f"{bad},long", *lines[1:]]))
+        return tmp_path / "list.csv"
+
+    def test_an_unreadable_video_is_named_and_does_not_count(self, videos, model, with_a_bad_one, tmp_path, capsys):
+        results = evaluate(model, with_a_bad_one, tmp_path / "out")
+        bad = str(tmp_path / "bad.gif")
+        assert results["unreadable_videos"] == [bad]
+        assert results["num_videos"] == 6
+        assert (tmp_path / "out/unreadable_videos.txt").read_text() == f"{bad}\n"
+        assert "1 video(s) could not be read" in capsys.readouterr().out
+        without = evaluate(model, videos, tmp_path / "without")
+        assert results["accuracy"] == without["accuracy"]
+        assert np.array_equal(scores_in(tmp_path / "out"), scores_in(tmp_path / "without"))
+
+        render_noise(tmp_path / "bad.gif", seed=0, num_frames=8)  # repaired, and tried again
+        results = evaluate(model, with_a_bad_one, tmp_path / "out")
+        assert (results["num_videos"], results["unreadable_videos"]) == (7, [])
+        assert not (tmp_path / "out/unreadable_videos.txt").exists()
+
+    def test_strict_stops_at_it(self, model, with_a_bad_one, tmp_path):
+        with pytest.raises(ValueError, match=r"Cannot read .*bad.gif"):
+            evaluate(model, with_a_bad_one, tmp_path / "out", strict=True)
+
+    def test_no_readable_video(self, model, tmp_path):
+        (tmp_path / "bad.gif").write_text("no video")
+        (tmp_path / "list.csv").write_text("bad.gif,long\n")
+        with pytest.raises(ValueError, match="None of the 1 videos could be read"):
+            evaluate(model, tmp_path / "list.csv", tmp_path / "out")
+
+    def test_a_label_that_the_head_does_not_have(self, videos, model, tmp_path):
+        write_list(tmp_path / "list.csv", videos, label="very {name}")
+        with pytest.raises(ValueError, match="head of 7 does not have: 'very long', 'very short'"):
+            evaluate(model, tmp_path / "list.csv", tmp_path / "out")
+
+    def test_a_model_without_a_trained_head(self, videos, tmp_path):
+        VideoMambaModel(small_config()).save_pretrained(tmp_path / "bare")
+        with pytest.raises(ValueError, match=r"no trained classifier of videos, it lacks classifier"):
+            evaluate(tmp_path / "bare", videos, tmp_path / "out")
+
+    def test_a_model_of_images(self, videos, tmp_path):
+        VideoMambaForImageClassification(small_config(num_frames=None)).save_pretrained(tmp_path / "images")
+        with pytest.raises(ValueError, match="is a model of images"):
+            evaluate(tmp_path / "images", videos, tmp_path / "out")
+
+    def test_scores_of_other_settings_are_not_mixed(self, videos, model, tmp_path):
+        evaluate(model, videos, tmp_path / "out")
+        with pytest.raises(ValueError, match=r"other settings: num_clips was 1 and is 2\. Give another --output_dir"):
+            evaluate(model, videos, tmp_path / "out", num_clips=2)
+        other = save_model(tmp_path / "other", num_labels=len(HEAD), id2label=dict(enumerate(HEAD)), rms_norm=False)
+        with pytest.raises(ValueError, match=r"model_fingerprint was \w+ and is"):
+            evaluate(other, videos, tmp_path / "out")
+        assert evaluate(model, videos, tmp_path / "out", merge="stem")["merge"] == "stem"  # of the same scores
+
+
+KILLED = """
+import os, signal, sys
+from examples import evaluate_video_classification as script
+
+class KillingViews(script.EvaluationViews):
+    def __getitem__(self, index):
+        if index == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+script.EvaluationViews = KillingViews
+script.main(sys.argv[1:])
+"""
+
+
+class TestInterruptions:
+    def test_a_killed_run_goes_on_where_it_was(self, videos, model, tmp_path, capsys):
+        copies = tmp_path / "copies"
+        copies.mkdir()
+        for path in videos.rglob("*.gif"):
+            (copies / path.name).write_bytes(path.read_bytes())
+        paths = write_list(tmp_path / "list.csv", copies, label="long")
+        evaluate(model, tmp_path / "list.csv", tmp_path / "whole")
+
+        arguments = options(model, tmp_path / "list.csv", tmp_path / "out")
+        process = run("-c", KILLED, *arguments)
+        assert process.returncode == -signal.SIGKILL, process.stderr
+        part = tmp_path / "out/part-0.jsonl"
+        lines = part.read_text().splitlines()
+        assert [json.loads(line)["video"] for line in lines] == [str(path) for path in paths[:3]]
+        part.open("a").write('{"index": 3, "video": "lo')  # killed while writing
+        for path in paths[:3]:
+            path.unlink()
+
+        capsys.readouterr()
+        results = evaluate(model, tmp_path / "list.csv", tmp_path / "out")
+        assert "6 videos or windows, of which 3 are done" in capsys.readouterr().out
+        assert part.read_text().splitlines()[:3] == lines
+        assert [json.loads(line)["index"] for line in part.read_text().splitlines()] == [0, 1, 2, 3, 4, 5]
+        assert not (tmp_path / "out/unreadable_videos.txt").exists(), "the removed videos are not opened again"
+        assert results["num_videos"] == 6
+        assert np.array_equal(scores_in(tmp_path / "out"), scores_in(tmp_path / "whole"))
+
+    def test_processes_share_the_videos_and_one_goes_on_alone(self, videos, model, tmp_path, capsys):
+        write_list(tmp_path / "list.csv", videos)
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT)]
+        process = run(*launcher, *options(model, tmp_path / "list.csv", tmp_path / "two"))
+        assert process.returncode == 0, process.stderr
+        parts = [(tmp_path / f"two/part-{i}.jsonl").read_text().splitlines(keepends=True) for i in range(2)]
+        assert [[json.loads(line)["index"] for line in part] for part in parts] == [[0, 2, 4], [1, 3, 5]]
+        evaluate(model, tmp_path / "list.csv", tmp_path / "one")
+        np.testing.assert_allclose(scores_in(tmp_path / "two"), scores_in(tmp_path / "one"), rtol=1e-4)
+
+        (tmp_path / "two/part-1.jsonl").write_text(parts[1][0])
+        evaluate(model, tmp_path / "list.csv", tmp_path / "two")
+        assert "of which 4 are done" in capsys.readouterr().out
+        np.testing.assert_allclose(scores_in(tmp_path / "two"), scores_in(tmp_path / "one"), rtol=1e-4)
+
+
+class TestCards:
+    def test_the_block_is_a_card_of_its_own(self, videos, model, tmp_path):
+        results = evaluate(model, videos, tmp_path, num_clips=2, num_crops=3, dataset_name="My clips")
+        card = ModelCard.load(tmp_path / "card_block.md")
+        top1, top5 = card.data.eval_results
+        assert (top1.dataset_name, top1.dataset_split, top1.metric_type) == ("My clips", "test", "accuracy")
+        assert top1.metric_name == "top-1, %, 4 frames x 3 crops x 2 clips"
+        assert top1.metric_value == pytest.approx(100 * results["accuracy"], abs=0.01)
+        assert top5.metric_value == pytest.approx(100 * results["top5_accuracy"], abs=0.01)
+        assert f"| 4 x 3 x 2 | 6 | path | {top1.metric_value:.2f} | {top5.metric_value:.2f} |" in card.text
+
+    def test_a_models_card_takes_results_once_and_keeps_all_else(self, videos, tmp_path):
+        model = save_model(tmp_path / "model", num_labels=2, id2label={0: "long", 1: "short"})
+        place = {"task_type": "video-classification", "dataset_type": "clips", "dataset_name": "Clips"}
+        source = {"source_name": "its authors", "source_url": "https://example.org"}
+        claim = EvalResult(**place, dataset_split="test", metric_type="accuracy", metric_value=99.9, **source)
+        data = ModelCardData(license="apache-2.0", model_name="clipper", eval_results=[claim])
+        (model / "README.md").write_text(f"---\n{data}\n---\n\n# Clipper\n\nIt clips.\n")
+
+        for output, changes in {"a": {}, "b": {"num_clips": 2}, "c": {"shuffle_frames": True}}.items():
+            evaluate(model, videos, tmp_path / output, dataset_name="Clips", update_card=True, **changes)
+
+        card = ModelCard.load(model / "README.md")
+        assert (card.data.license, card.data.model_name) == ("apache-2.0", "clipper")
+        found = [(result.dataset_name, result.source_name, result.metric_name) for result in card.data.eval_results]
+        assert found == [  # no top-5 of two labels
+            ("Clips", "its authors", None),
+            ("Clips", None, "top-1, %, 4 frames x 1 crops x 2 clips"),
+            ("Clips (frames shuffled)", None, "top-1, %, 4 frames x 1 crops x 1 clips"),
+        ]
+        assert card.text.startswith("\n# Clipper\n\nIt clips.\n\n<!-- results on Clips, test -->")
+        assert card.text.count("## Results on") == 2
+        assert "| 4 x 1 x 2 |" in card.text
+
+    def test_a_model_without_a_card_gets_one(self, videos, tmp_path):
+        model = save_model(tmp_path / "model", num_labels=2, id2label={0: "long", 1: "short"})
+        evaluate(model, videos, tmp_path / "out", update_card=True)
+        assert "# model\n\n<!-- results on" in (model / "README.md").read_text()
+
+    def test_only_a_directory_has_a_card_to_update(self, videos, tmp_path):
+        with pytest.raises(ValueError, match="videomamba-ti-k400-f16 is no directory"):
+            evaluate("videomamba-ti-k400-f16", videos, tmp_path, update_card=True)
+
+
+class TestConfusionMatrix:
+    def test_names_and_counts(self):
+        figure = draw_confusion_matrix([0, 0, 2, 2, 2], [0, 2, 2, 2, 2], ["run", "never seen", "jump"])
+        [axes] = figure.axes
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["run", "jump"]
+        assert {text.get_position(): text.get_text() for text in axes.texts} == {(0, 0): "1", (1, 0): "1", (1, 1): "3"}
+        assert axes.get_title() == "4 of 5 videos right"
+
+    def test_of_many_classes_the_most_frequent_confusions(self):
+        labels = [*range(400), 7, 7, 9]
+        predictions = [*range(400), 8, 8, 3]
+        figure = draw_confusion_matrix(labels, predictions, [f"class {i}" for i in range(400)])
+        [listing] = [text.get_text() for axes in figure.axes for text in axes.texts]
+        assert listing.splitlines()[1:] == ["2 ×  class 7  →  class 8", "1 ×  class 9  →  class 3"]

@@ -1,0 +1,303 @@
+"""Labelled videos from folders, lists and data sets: what is read, and what is said about mistakes."""
+
+import datasets
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, Video
+
+from examples.common.clips import read_frames
+from examples.common.video_lists import SPLIT_NAMES, label_ids, label_names, label_values, load_videos, name_of
+
+from .conftest import render_clip
+
+
+def make_files(folder, *names):
+    """Empty files: nothing is decoded here."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def rows_of(videos, folder) -> list[tuple]:
+    return [(row["video"].removeprefix(f"{folder}/"), row["label"]) for row in videos]
+
+
+class TestClassFolders:
+    def test_a_folder_a_class(self, tmp_path):
+        make_files(tmp_path, "run/b.mp4", "jump/deep/a.MKV", "run/a.webm", "run/notes.txt", ".git/c.mp4", "d.mp4")
+        videos = load_videos(str(tmp_path), "train")
+        assert rows_of(videos, tmp_path) == [("jump/deep/a.MKV", 0), ("run/a.webm", 1), ("run/b.mp4", 1)]
+        assert label_names(videos) == ["jump", "run"]
+
+    def test_classes_are_in_alphabetical_order(self, tmp_path):
+        make_files(tmp_path, *(f"{name}/a.mp4" for name in ("walk", "jump", "swim", "fly", "run")))
+        assert label_names(load_videos(str(tmp_path), "train")) == ["fly", "jump", "run", "swim", "walk"]
+
+    def test_without_splits_all_are_for_training(self, tmp_path):
+        make_files(tmp_path, "run/a.mp4")
+        assert load_videos(str(tmp_path), "val") is None
+        assert load_videos(str(tmp_path), "test") is None
+
+    def test_a_folder_a_split(self, tmp_path):
+        make_files(tmp_path, "train/jump/a.mp4", "train/run/b.mp4", "validation/run/c.mp4")
+        assert rows_of(load_videos(str(tmp_path), "train"), tmp_path) == [("train/jump/a.mp4", 0), ("train/run/b.mp4", 1)]
+        validation = load_videos(str(tmp_path), "val")
+        assert rows_of(validation, tmp_path) == [("validation/run/c.mp4", 0)]
+        assert label_ids(validation, {"jump": 0, "run": 1}, "val") == [1]  # a class is its name, not its place
+        assert load_videos(str(tmp_path), "test") is None
+
+    @pytest.mark.parametrize(("split", "name"), [(split, name) for split, names in SPLIT_NAMES.items() for name in names])
+    def test_names_of_splits(self, tmp_path, split, name):
+        make_files(tmp_path, f"{name}/run/a.mp4")
+        assert rows_of(load_videos(str(tmp_path), split), tmp_path) == [(f"{name}/run/a.mp4", 0)]
+
+    def test_an_empty_class_folder_is_named(self, tmp_path):
+        make_files(tmp_path, "jump/readme.txt", "run/a.mp4")
+        with pytest.raises(ValueError, match=f"The class folder {tmp_path}/jump has no videos .*mp4"):
+            load_videos(str(tmp_path), "train")
+
+    def test_no_class_folders(self, tmp_path):
+        make_files(tmp_path, "a.mp4")
+        with pytest.raises(ValueError, match=f"{tmp_path} has no class folders: expected {tmp_path}/CLASS/VIDEO.mp4"):
+            load_videos(str(tmp_path), "train")
+
+
+class TestLists:
+    @pytest.fixture
+    def load(self, tmp_path):
+        """Writes a list beside three videos, and loads it."""
+        make_files(tmp_path, "a.mp4", "b.mp4", "sub dir/c d.mp4")
+
+        def load(*lines, **kwargs):
+            (tmp_path / "list.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            return load_videos(str(tmp_path / "list.csv"), "train", **kwargs)
+
+        return load
+
+    @pytest.mark.parametrize("separator", [",", ", ", " ", "   "])
+    def test_separated_by_commas_or_spaces(self, load, tmp_path, separator):
+        videos = load(*(separator.join(fields) for fields in [("a.mp4", "1"), ("sub dir/c d.mp4", "0"), ("b.mp4", "12")]))
+        assert rows_of(videos, tmp_path) == [("a.mp4", 1), ("sub dir/c d.mp4", 0), ("b.mp4", 12)]
+        assert label_names(videos) is None
+
+    def test_quotes_keep_commas(self, load, tmp_path):
+        make_files(tmp_path, "one, two.mp4")
+        assert rows_of(load('"one, two.mp4",3', "a.mp4,1"), tmp_path) == [("one, two.mp4", 3), ("a.mp4", 1)]
+
+    @pytest.mark.parametrize("header", ["path,label", "file_name,label,duration", "path label"])
+    def test_a_header_is_skipped(self, load, tmp_path, header):
+        separator = "," if "," in header else " "
+        assert rows_of(load(header, "", separator.join(["a.mp4", "1"])), tmp_path) == [("a.mp4", 1)]
+
+    def test_names_of_classes(self, load, tmp_path):
+        videos = load("a.mp4,riding a bike", "b.mp4,7", "sub dir/c d.mp4,riding a bike")
+        assert rows_of(videos, tmp_path) == [("a.mp4", "riding a bike"), ("b.mp4", "7"), ("sub dir/c d.mp4", "riding a bike")]
+        assert label_names(videos) == ["7", "riding a bike"]
+
+    def test_values_to_regress(self, load):
+        videos = load("a.mp4,1", "b.mp4,-0.25")
+        assert label_names(videos) is None
+        assert label_values(videos, "train") == [1.0, -0.25]
+
+    @pytest.mark.parametrize("separator", [",", " "])
+    def test_durations(self, load, separator):
+        videos = load(*(separator.join(fields) for fields in [("a.mp4", "3", "95"), ("sub dir/c d.mp4", "4", "59.5")]))
+        assert videos["label"][:] == [3, 4]
+        assert videos["duration"][:] == [95, 59.5]
+
+    def test_durations_that_only_some_have_are_left_out(self, load):
+        assert load("a.mp4,3,95", "b.mp4,4").column_names == ["video", "label"]
+
+    @pytest.mark.parametrize("separator", [",", " "])
+    def test_folders_of_pictures(self, load, tmp_path, separator):
+        make_files(tmp_path, *(f"frames/{i}/img_{k:05}.jpg" for i in (1, 2) for k in (1, 2, 3)))
+        videos = load(separator.join(["frames/1", "3", "17"]), separator.join(["frames/2", "3", "5"]))
+        assert rows_of(videos, tmp_path) == [("frames/1", 17), ("frames/2", 5)]
+        assert "duration" not in videos.column_names
+
+    def test_where_paths_start(self, load, tmp_path):
+        make_files(tmp_path / "elsewhere", "e.mp4")
+        [row] = load("e.mp4,1", video_root=str(tmp_path / "elsewhere"))
+        assert row["video"] == str(tmp_path / "elsewhere" / "e.mp4")
+        [row] = load(f"{tmp_path}/a.mp4,1", video_root="nowhere")  # absolute paths stay
+        assert row["video"] == str(tmp_path / "a.mp4")
+
+    def test_none_of_the_videos_exists(self, load, tmp_path):
+        message = f"None of the 2 videos in {tmp_path}/list.csv exists, the first is nowhere/a.mp4.* --video_root"
+        with pytest.raises(FileNotFoundError, match=message):
+            load("a.mp4,1", "b.mp4,0", video_root="nowhere")
+
+    def test_some_videos_are_missing(self, load, tmp_path):
+        """They stay: whatever opens them counts and names them."""
+        assert rows_of(load("gone.mp4,1", "b.mp4,0"), tmp_path) == [("gone.mp4", 1), ("b.mp4", 0)]
+
+    @pytest.mark.parametrize("lines", [[], ["", "  "], ["path,label"]])
+    def test_empty(self, load, tmp_path, lines):
+        with pytest.raises(ValueError, match=f"The list {tmp_path}/list.csv is empty"):
+            load(*lines)
+
+    @pytest.mark.parametrize("line", ["a.mp4", "a.mp4,1,2,3"])
+    def test_a_line_of_another_form_is_quoted(self, load, tmp_path, line):
+        with pytest.raises(ValueError, match=rf"{tmp_path}/list.csv: expected `path label`.*, got \['a.mp4'"):
+            load("b.mp4,1", line)
+
+    def test_a_line_of_one_word(self, load):
+        with pytest.raises(ValueError, match=r"expected `path label`.*, got \['a.mp4'\]"):
+            load("a.mp4")
+
+    @pytest.mark.parametrize("line", ["a.mp4,1,long", "folder,num_frames,label"])
+    def test_a_duration_that_is_no_number_is_quoted(self, load, tmp_path, line):
+        with pytest.raises(ValueError, match=rf"{tmp_path}/list.csv: .*\['{line.split(',')[0]}'"):
+            load("b.mp4,1,20", line)
+
+    def test_a_missing_path_with_spaces_is_still_a_path(self, load, tmp_path):
+        assert rows_of(load("a.mp4 1", "gone away.mp4 0"), tmp_path) == [("a.mp4", 1), ("gone away.mp4", 0)]
+
+    def test_a_missing_folder_of_pictures_keeps_its_label(self, load, tmp_path):
+        make_files(tmp_path, "frames/1/img_00001.jpg")
+        videos = load("frames/1 30 5", "frames/2 40 6")
+        assert rows_of(videos, tmp_path) == [("frames/1", 5), ("frames/2", 6)]
+
+    def test_lists_of_splits(self, tmp_path):
+        make_files(tmp_path, "a.mp4", "b.mp4")
+        (tmp_path / "train.csv").write_text("a.mp4,0")
+        (tmp_path / "val.csv").write_text("b.mp4,1")
+        splits = {split: load_videos(str(tmp_path), split) for split in SPLIT_NAMES}
+        assert rows_of(splits["train"], tmp_path) == [("a.mp4", 0)]
+        assert rows_of(splits["val"], tmp_path) == [("b.mp4", 1)]
+        assert splits["test"] is None
+
+    def test_of_several_names_of_a_split_the_first_counts(self, tmp_path):
+        """Whatever the process: a set's order changes from one to the next."""
+        make_files(tmp_path, "a.mp4")
+        for label, name in enumerate(["val", "validation", "valid"]):
+            (tmp_path / f"{name}.csv").write_text(f"a.mp4,{label}")
+        assert rows_of(load_videos(str(tmp_path), "val"), tmp_path) == [("a.mp4", 0)]
+
+    def test_a_single_list_is_every_split(self, load, tmp_path):
+        load("a.mp4,1")
+        for split in SPLIT_NAMES:
+            assert rows_of(load_videos(str(tmp_path / "list.csv"), split), tmp_path) == [("a.mp4", 1)]
+
+
+class TestWindows:
+    def test_a_row_a_window(self, tmp_path):
+        make_files(tmp_path, "a.mp4", "b.mp4")
+        (tmp_path / "train.csv").write_text("a.mp4,3,95\nb.mp4,4,20")
+        videos = load_videos(str(tmp_path), "train", window=(60.0, 30.0))
+        assert rows_of(videos, tmp_path) == [("a.mp4", 3)] * 3 + [("b.mp4", 4)]
+        assert list(zip(videos["start"], videos["end"])) == [(0, 60), (30, 90), (60, 95), (0, 20)]
+
+    def test_windows_need_durations(self, tmp_path):
+        make_files(tmp_path, "a.mp4")
+        (tmp_path / "train.csv").write_text("a.mp4,3")
+        with pytest.raises(ValueError, match="third column is the duration of the video in seconds"):
+            load_videos(str(tmp_path), "train", window=(60.0, 30.0))
+
+
+class TestDataSets:
+    """Those that `datasets` saved; how one on the hub is turned into a table is the same code."""
+
+    CLASSES = ClassLabel(names=["run", "jump"])
+
+    def saved(self, folder, columns, features, split=None):
+        dataset = Dataset.from_dict(columns, Features(features))
+        (dataset if split is None else DatasetDict({split: dataset})).save_to_disk(folder / "saved")
+        return str(folder / "saved")
+
+    def test_paths_and_class_labels(self, tmp_path):
+        data = self.saved(
+            tmp_path,
+            {"id": [7, 8], "video": ["a.mp4", "b.mp4"], "label": [1, 0]},
+            {"id": Value("int64"), "video": Value("string"), "label": self.CLASSES},
+        )
+        videos = load_videos(data, "train")
+        assert videos[:] == {"video": ["a.mp4", "b.mp4"], "label": [1, 0]}
+        assert label_names(videos) == ["run", "jump"]
+        assert load_videos(data, "val") is None
+
+    @pytest.mark.parametrize("decode", [False, True])
+    def test_a_video_column_of_paths_and_of_bytes(self, tmp_path, decode):
+        """Nothing is decoded before frames are asked for, even of a column that was saved to be decoded."""
+        render_clip(tmp_path / "a.mp4", num_frames=3)
+        content = (tmp_path / "a.mp4").read_bytes()
+        data = self.saved(
+            tmp_path,
+            {"clip": [str(tmp_path / "a.mp4"), {"path": None, "bytes": content}], "action": [1, 0]},
+            {"clip": Video(decode=decode), "action": self.CLASSES},
+        )
+        videos = load_videos(data, "train")
+        assert videos.column_names == ["video", "label"]
+        assert videos.features["video"] == Video(decode=False)
+        assert name_of(videos[1]["video"]) == f"<{len(content)} bytes>"
+        expected = read_frames({"video": str(tmp_path / "a.mp4")}, lambda total: range(total))
+        assert len(expected) == 3
+        (tmp_path / "a.mp4").unlink()  # `save_to_disk` put its content into the data set
+        for row in videos:
+            assert torch.equal(read_frames(row, lambda total: range(total)), expected)
+
+    @pytest.mark.parametrize(("split", "name"), [(split, name) for split, names in SPLIT_NAMES.items() for name in names])
+    def test_names_of_splits(self, tmp_path, split, name):
+        features = {"video": Value("string"), "label": Value("float64")}
+        data = self.saved(tmp_path, {"video": ["a.mp4"], "label": [0.5]}, features, split=name)
+        for other in SPLIT_NAMES:
+            videos = load_videos(data, other)
+            assert (videos is not None) == (other == split)
+
+    def test_missing_columns(self, tmp_path):
+        data = self.saved(tmp_path, {"image": ["a.png"], "label": [1]}, {"image": Value("string"), "label": self.CLASSES})
+        with pytest.raises(ValueError, match=r"needs a column of videos and one of labels, it has \['image', 'label'\]"):
+            load_videos(data, "train")
+
+    def test_a_name_of_nothing(self, monkeypatch):
+        def not_found(name, config):
+            raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist on the Hub")
+
+        monkeypatch.setattr(datasets, "load_dataset", not_found)
+        with pytest.raises(FileNotFoundError, match="my_videos is no folder, no list and no data set"):
+            load_videos("my_videos", "train")
+
+
+class TestLabels:
+    def of(self, labels, feature=None):
+        features = Features({"label": feature}) if feature else None
+        return Dataset.from_dict({"label": labels}, features)
+
+    def test_names_find_their_place_in_the_head(self):
+        head = {"walk": 0, "run": 1, "jump": 2}
+        assert label_ids(self.of([0, 1, 1], ClassLabel(names=["jump", "run"])), head, "train") == [2, 1, 1]
+        assert label_ids(self.of(["walk", "jump"]), head, "train") == [0, 2]
+
+    def test_numbers_are_places_in_the_head(self):
+        ids = label_ids(self.of([2, 0]), {"walk": 0, "run": 1, "jump": 2}, "train")
+        assert ids == [2, 0]
+        assert all(type(label) is int for label in ids)
+
+    def test_names_that_the_head_does_not_have(self):
+        message = "validation has labels that the model's head of 2 does not have: 'fly', 'swim'. It has walk, run"
+        for labels in (["run", "swim", "fly"], ["fly", "swim"]):
+            with pytest.raises(ValueError, match=message):
+                label_ids(self.of(labels), {"walk": 0, "run": 1}, "validation")
+
+    @pytest.mark.parametrize(("labels", "strangers"), [([0, 2, 1, 7], "2, 7"), ([0, -1], "-1"), ([0.0, 0.5], "0.5")])
+    def test_numbers_that_the_head_does_not_have(self, labels, strangers):
+        with pytest.raises(
+            ValueError, match=f"train has labels that the model's head of 2 does not have: {strangers}. It has"
+        ):
+            label_ids(self.of(labels), {"walk": 0, "run": 1}, "train")
+
+    def test_videos_without_a_label(self):
+        """Test splits on the hub have -1 for a class, or nothing."""
+        for unlabelled in (-1, None):
+            with pytest.raises(ValueError, match="test has videos without a label"):
+                label_ids(self.of([0, unlabelled], ClassLabel(names=["walk", "run"])), {"walk": 0, "run": 1}, "test")
+
+    def test_only_some_of_many_are_named(self):
+        with pytest.raises(ValueError, match="does not have: 2, 3, 4, 5, 6, .... It has walk, run"):
+            label_ids(self.of(list(range(100))), {"walk": 0, "run": 1}, "train")
+
+    def test_regression_refuses_names(self):
+        assert label_values(self.of([3, 1]), "train") == [3.0, 1.0]
+        for videos in (self.of([1, 0], ClassLabel(names=["run", "jump"])), self.of(["run", "walk"])):
+            with pytest.raises(ValueError, match="train: regression needs numbers as labels, got names such as 'run'"):
+                label_values(videos, "train")
