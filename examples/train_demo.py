@@ -43,9 +43,10 @@ once, and only along one of them from one end to the other, so the answer is in 
 tested and fine-tuned in seconds, not to be useful: expect nothing of it on other videos.
 
 ```python
+import modeling_videomamba
 from transformers import pipeline
 
-classify = pipeline("video-classification", model="examples/demo_model", trust_remote_code=True)
+classify = pipeline("video-classification", model="examples/demo_model")
 print(classify("examples/zoom_in.mp4"))
 ```
 
@@ -120,9 +121,11 @@ def main() -> None:
 
     demo = output / "demo_model"
     demo.mkdir(exist_ok=True)
-    for pattern in ("*.py", "config.json", "model.safetensors", "video_preprocessor_config.json"):
-        for file in (output / "training").glob(pattern):
-            shutil.copy(file, demo)
+    shutil.copy(output / "training/model.safetensors", demo)
+    for name in ("config.json", "video_preprocessor_config.json"):
+        settings = json.loads((output / "training" / name).read_text())
+        settings.pop("auto_map", None)  # it comes without a copy of the code
+        (demo / name).write_text(json.dumps(settings, indent=2) + "\n")
     shutil.copy(RECIPE, demo / "recipe.yaml")
     shutil.copy(output / "results/ordered/confusion_matrix.png", demo)
     write_log(output / "training/trainer_state.json", demo / "training_log.csv")
