@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 
-STEPS_PER_CHUNK = 32  # the buffers of a chunk, (lanes, batch, 32, state, dim) each, stay in cache at the released sizes
+STEPS_PER_CHUNK = 32  # the buffers of a chunk, (lanes, batch, 32, state, dim) each, stay in cache
 CHUNKS_PER_BLOCK = 4  # work without a state dimension (softplus of delta, D u) is done for four chunks at once
+STATES_IN_CACHE = 1152 * 16  # of the samples that are scanned together on CPU: as many as one sample of VideoMamba-M has
 LOG2_E = math.log2(math.e)
 
 
@@ -129,10 +130,12 @@ def _contract(rows: Tensor, matrices: Tensor) -> Tensor:
     return torch.bmm(rows.reshape(batch * steps, 1, k), matrices).view(batch, steps, matrices.shape[-1])
 
 
-def _sample_groups(tensor: Tensor) -> list[slice]:
-    """Samples to scan together. On CPU one at a time, so that its chunks stay in cache; elsewhere all, to launch less."""
-    batch = tensor.shape[0]
-    return [slice(i, i + 1) for i in range(batch)] if tensor.device.type == "cpu" else [slice(0, batch)]
+def _sample_groups(u: Tensor, A: Tensor) -> list[slice]:
+    """Samples to scan together: elsewhere all, to launch less; on CPU as many as keep the buffers of a chunk in cache."""
+    batch, size = u.shape[0], u.shape[0]
+    if u.device.type == "cpu":
+        size = max(1, STATES_IN_CACHE // A.numel())
+    return [slice(start, start + size) for start in range(0, batch, size)]
 
 
 def _of_samples(group: slice, *inputs: list[Tensor]) -> list[list[Tensor]]:
@@ -158,7 +161,7 @@ def scan_forward(
     """
     y, last_states, states = _empty_outputs(u, A, save_states)
     y.zero_(), last_states.zero_()
-    for group in _sample_groups(u[0]):
+    for group in _sample_groups(u[0], A[0]):
         u_, delta_, B_, C_ = _of_samples(group, u, delta, B, C)
         p = _Chunks(u_, delta_, A, B_, C_, delta_bias, reverse, delta_softplus)
         _scan_samples(p, D, y[group], last_states[:, group], states[:, :, group] if save_states else None)
@@ -220,7 +223,7 @@ def scan_backward(
     dB, dC = [x.new_empty(x.shape, dtype=dtype) for x in B], [x.new_empty(x.shape, dtype=dtype) for x in C]
     dA = [x.new_zeros(x.shape[::-1], dtype=dtype) for x in A]  # (state, dim)
     dD, dbias = ([x.new_zeros(x.shape, dtype=dtype) for x in lanes] for lanes in (D, delta_bias))
-    for group in _sample_groups(dy):
+    for group in _sample_groups(dy, A[0]):
         u_, delta_, B_, C_ = _of_samples(group, u, delta, B, C)
         p = _Chunks(u_, delta_, A, B_, C_, delta_bias, reverse, delta_softplus)
         local = _of_samples(group, du, ddelta, dB, dC)
