@@ -1,17 +1,15 @@
 """Classifies video files and prints the five likeliest labels of each.
 
-    python examples/classify_video.py examples/bouncing_ball.mp4
+    python examples/classify_video.py examples/demo_clips
     python examples/classify_video.py holiday.mp4 dog.webm --model my-model --num-clips 4 --num-crops 3
     python examples/classify_video.py my_videos --model my-model --picture answers.png
 
-A model is a directory made by conversion/convert_videomamba_to_hf.py, or a repository on the hub. Until this project ships a
-trained demo model, the default is a tiny official-layout checkpoint with random weights, converted on the spot: it shows that
-every step works, and its answers mean nothing.
+A model is a directory made by conversion/convert_videomamba_to_hf.py or by fine-tuning, or a repository on the hub. The
+default is examples/demo_model, which knows eight movements of a camera and nothing else.
 """
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -23,21 +21,12 @@ from transformers.utils import logging
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs from a clone, installed or not
 
-from conversion.converter import convert, save
 from examples.common.video_files import VIDEO_SUFFIXES, find_videos
 from modeling_videomamba import scan_report
 
 
-DEMO_CHECKPOINT = ROOT / "tests/fixtures/pth_checkpoints/train_loop.pth"
+DEMO_MODEL = ROOT / "examples/demo_model"
 MOST_ROWS = 40  # of a picture
-
-
-def convert_demo_model(directory: str) -> str:
-    print(f"No --model given: converting {DEMO_CHECKPOINT.relative_to(ROOT)}, whose weights are random.")
-    print("What follows shows that every step works; the labels mean nothing.\n")
-    model, _ = convert(DEMO_CHECKPOINT)
-    save(model, Path(directory) / "demo", card="")
-    return str(Path(directory) / "demo")
 
 
 def list_videos(arguments: list[str]) -> list[str]:
@@ -54,7 +43,7 @@ def list_videos(arguments: list[str]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", nargs="+", help="paths or http(s) addresses of videos; folders are searched for videos")
-    parser.add_argument("--model", help="directory or hub repository of a VideoMamba video classifier")
+    parser.add_argument("--model", default=str(DEMO_MODEL), help="directory or hub repository of a VideoMamba classifier")
     parser.add_argument("--num-frames", type=int, help="frames to sample (default: what the model was trained on)")
     parser.add_argument("--num-clips", type=int, default=1, help="clips over the video whose scores are averaged")
     parser.add_argument("--num-crops", type=int, default=1, help="crops along the longer side whose scores are averaged")
@@ -69,11 +58,9 @@ def main() -> None:
     if args.picture:
         from examples.common.answer_picture import draw_answers, frame_strip  # needs matplotlib
 
-    with tempfile.TemporaryDirectory() as directory:
-        source = args.model or convert_demo_model(directory)
-        model = AutoModelForVideoClassification.from_pretrained(source).to(args.device).eval()
-        processor = AutoVideoProcessor.from_pretrained(source)
-    print(f"{args.model or 'demo model'}: {model.num_parameters():,} parameters, {scan_report(args.device)}")
+    model = AutoModelForVideoClassification.from_pretrained(args.model).to(args.device).eval()
+    processor = AutoVideoProcessor.from_pretrained(args.model)
+    print(f"{args.model}: {model.num_parameters():,} parameters, {scan_report(args.device)}")
 
     num_frames = args.num_frames or model.config.num_frames
     views = {"num_clips": args.num_clips, "num_crops": args.num_crops}
