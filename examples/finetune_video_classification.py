@@ -36,7 +36,7 @@ from examples.common.trainer import VideoMambaTrainer, last_complete_checkpoint
 from examples.common.video_lists import label_ids, label_values, load_videos
 
 
-def load_splits(args: DataArguments, seed: int) -> tuple[Dataset, Dataset]:
+def load_splits(args: DataArguments, validation_fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     """Videos to train on and videos to validate on; the latter are held out of the former if they are not given."""
     window = (args.window_seconds, args.window_stride) if args.window_seconds else None
     train, validation = (
@@ -45,7 +45,7 @@ def load_splits(args: DataArguments, seed: int) -> tuple[Dataset, Dataset]:
     if train is None:
         raise ValueError(f"{args.data} has no training videos.")
     if validation is None or Path(args.data).is_file():
-        train, validation = train.train_test_split(args.validation_fraction, seed=seed).values()
+        train, validation = train.train_test_split(validation_fraction, seed=seed).values()
     return train, validation
 
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     model_args, data_args, augmentation, args = parse_arguments(*arguments, description=__doc__, argv=argv)
     set_seed(args.seed)
 
-    train, validation = load_splits(data_args, args.seed)
+    train, validation = load_splits(data_args, args.validation_fraction, args.seed)
     with args.main_process_first(desc="the model to start from"):
         model = start_model(model_args, train, data_args.labels)
     is_regression = model_args.problem_type == "regression"

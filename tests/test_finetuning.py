@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from transformers import pipeline
 
@@ -183,6 +185,26 @@ def test_early_stopping(videos, tmp_path):
     still = {"learning_rate": 1e-12, "warmup_learning_rate": 0, "min_learning_rate": 0}
     output = finetune(videos, tmp_path / "model", num_train_epochs=9, early_stopping_patience=2, **still)
     assert json.loads((output / "trainer_state.json").read_text())["epoch"] == 3  # no better than after the first
+
+
+def test_what_is_pushed_to_the_hub(videos, tmp_path, monkeypatch):
+    """Against a stand-in for the hub: the repository is made first, and gets the model, its code, processor and our card."""
+    pushed = {}
+
+    def create_repo(repo_id, **options):
+        return SimpleNamespace(repo_id=repo_id, url=f"https://hub.example/{repo_id}")
+
+    def upload_folder(*, repo_id, folder_path, **options):
+        pushed[repo_id] = {path.name: path.read_bytes() for path in Path(folder_path).iterdir() if path.is_file()}
+        return SimpleNamespace(done=lambda: True, result=lambda: None)
+
+    hub = SimpleNamespace(create_repo=create_repo, upload_folder=upload_folder)
+    monkeypatch.setattr(transformers.trainer, "hf_api", lambda: hub)
+    push = {"push_to_hub": True, "hub_model_id": "me/short-or-long", "hub_strategy": "end"}
+    finetune(videos, tmp_path / "model", num_train_epochs=1, **push)
+    files = pushed["me/short-or-long"]
+    assert {"config.json", "model.safetensors", "video_preprocessor_config.json", "modeling_videomamba.py"} <= files.keys()
+    assert b"8 videos to train on, 4 to validate on" in files["README.md"]
 
 
 def run(*command, **environment) -> subprocess.Popen:

@@ -2,15 +2,24 @@
 
 from pathlib import Path
 
+import pytest
+
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_its_table_is_the_saved_result():
-    _, provenance, table = (ROOT / "benchmarks/results/scan_cpu.md").read_text().strip().split("\n\n")
+@pytest.mark.parametrize("benchmark", ["scan_cpu", "data_loading"])
+def test_its_tables_are_the_saved_results(benchmark):
+    _, provenance, table = (ROOT / f"benchmarks/results/{benchmark}.md").read_text().strip().split("\n\n")
     assert table in README
     assert provenance in README
+
+
+def test_its_demo_is_that_of_the_card():
+    card = (ROOT / "examples/demo_model/README.md").read_text()
+    [table] = [part for part in card.split("\n\n") if part.startswith("| | top-1 |")]
+    assert table in README
 
 
 def test_continuous_integration_runs_its_test_command():

@@ -51,7 +51,6 @@ class DataArguments:
     data_config: str | None = _option(None, "configuration of a hub data set")
     video_root: str | None = _option(None, "where relative paths in a list start from (default: where the list is)")
     labels: str | None = _option(None, "file with the names of the classes, one a line, in the order of the lists' ids")
-    validation_fraction: float = _option(0.1, "part of the training videos held out, if there is no validation split")
     frame_sampling: Literal["segments", "ssv2"] = _option("segments", "ssv2: as the reference does for Something-Something V2")
     window_seconds: float | None = _option(None, "cut long videos into windows of this length")
     window_stride: float = _option(16.0, "seconds from window to window")
@@ -83,6 +82,7 @@ class AugmentationArguments:
 class FinetuningArguments(TrainingArguments):
     """transformers' arguments with the reference's defaults, and its schedule."""
 
+    validation_fraction: float = _option(0.1, "part of the training videos held out, if there is no validation split")
     num_train_epochs: float = _option(50.0, "epochs")
     learning_rate: float = _option(2e-4, "peak learning rate for --lr_reference clips a step")
     min_learning_rate: float = _option(1e-6, "where the cosine ends, for --lr_reference clips a step")
