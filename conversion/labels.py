@@ -18,13 +18,13 @@ LABEL_FILES = {
 BREAKFAST = ["cereals", "coffee", "tea", "pancake", "friedegg", "scrambledegg", "sandwich", "juice", "milk", "salat"]
 
 
-def load_labels(source: str, num_labels: int) -> dict[int, str]:
+def load_labels(source: str, num_labels: int | None = None) -> dict[int, str]:
     """Label names by class id.
 
     Args:
         source: a key of `LABEL_FILES`, looked up on the hub (offline: in torchvision, which lacks Something-Something);
             "breakfast"; or a file, JSON (a list, or an object from id to name) or text with one name a line.
-        num_labels: how many there must be.
+        num_labels: how many there must be, if that is known.
 
     Raises:
         ValueError: if there is no such file, the hub is out of reach, or the number of names is wrong.
@@ -37,10 +37,12 @@ def load_labels(source: str, num_labels: int) -> dict[int, str]:
         names = _read_file(Path(source))
     else:
         raise ValueError(f"No such label file: {source}. Give a file, or one of: {', '.join(LABEL_FILES)}, breakfast.")
+    if num_labels is None:
+        num_labels = len(names)
     if missing := set(range(num_labels)) ^ names.keys():
         few = ", ".join(map(str, sorted(missing)[:5]))
         raise ValueError(
-            f"{source} names {len(names)} labels, the checkpoint's head has {num_labels}: no match for {few}"
+            f"{source} names {len(names)} labels, {num_labels} are wanted: no match for {few}"
             f"{', ...' if len(missing) > 5 else ''}."
         )
     return names

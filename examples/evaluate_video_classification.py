@@ -41,7 +41,8 @@ from examples.common.confusion_matrix import draw_confusion_matrix
 from examples.common.frame_sampling import FRAME_SAMPLINGS
 from examples.common.metrics import metrics_of
 from examples.common.models import labels_of, locate
-from examples.common.score_files import check_settings, fingerprint, open_part, read_parts
+from examples.common.score_files import fingerprint, open_part, read_parts
+from examples.common.settings import check_settings
 from examples.common.video_lists import label_ids, label_names, label_values, load_videos
 from examples.common.views import group, list_samples, merge
 from modeling_videomamba import VideoMambaForVideoClassification, VideoMambaVideoProcessor, scan_report

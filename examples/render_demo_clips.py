@@ -6,8 +6,9 @@
 writes clips/{train,val,test}/{class}/{photograph}-{number}.mp4: a camera moves before a wall on which a photograph hangs, for
 two seconds. Its path has four axes: x, y, zoom and angle. The axis that the class names runs from one end of a range to the
 other; its direction is the label. The three others swing once, there and back, over a range drawn in the same way. Every
-value of every axis is therefore as frequent in one class as in another: a single frame says nothing about the label, nor do
-all frames in disorder. And no photograph is in two splits, so a model cannot know the pictures by heart.
+value of every axis is therefore as frequent in one class as in another: a single frame says nothing about the label, and all
+frames in disorder say at best which axis it is, never the direction. And no photograph is in two splits, so a model cannot
+know the pictures by heart.
 """
 
 import argparse

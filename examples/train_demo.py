@@ -38,16 +38,16 @@ tags:
 # VideoMamba demo
 
 A [VideoMamba](https://arxiv.org/abs/2403.06977) of {parameters:,} parameters that names the movement of a camera before a
-picture on a wall: left, right, up, down, in, out, or a turn either way. The clips it was trained on move along all axes at
-once, and only along one of them from one end to the other, so the answer is in the ORDER of the frames. It is here to be run,
-tested and fine-tuned in seconds, not to be useful: expect nothing of it on other videos.
+picture on a wall: left, right, up, down, in, out, or a turn that makes the picture turn left or right. The clips it was
+trained on move along all axes at once, and only along one of them from one end to the other, so the answer is in the ORDER of
+the frames. It is here to be run, tested and fine-tuned in seconds, not to be useful: expect nothing of it on other videos.
 
 ```python
 import modeling_videomamba
 from transformers import pipeline
 
 classify = pipeline("video-classification", model="examples/demo_model")
-print(classify("examples/zoom_in.mp4"))
+print(classify("examples/demo_clips/zoom_in.mp4"))
 ```
 
 ## Accuracy
@@ -66,7 +66,7 @@ print(classify("examples/zoom_in.mp4"))
 
 `examples/train_demo.py` renders {training_clips:,} clips of 9 photographs from scikit-image and scikit-learn, and trains
 with `recipe.yaml`; the best of its epochs was chosen on clips of 3 others. Rendering took {rendering:.0f} minutes, training
-{training:.0f}, on {cores} CPU cores, shared with other work. `training_log.csv` has the curves.
+{training:.0f}, on {cores} CPU cores. `training_log.csv` has the curves.
 
 The photographs themselves are not in this directory. They come with scikit-image (its documentation names their sources and
 licences) and with scikit-learn (china by danielbuechele and flower by vultilion, both CC BY 2.0).
@@ -144,7 +144,7 @@ def main() -> None:
         training_clips=args.clips_per_class * ordered["num_labels"],
         rendering=rendering,
         training=training,
-        cores=os.cpu_count(),
+        cores=len(os.sched_getaffinity(0)),
     )
     (demo / "README.md").write_text(card)
     print(card.split("## Accuracy")[1].split("## Training")[0])

@@ -257,7 +257,7 @@ class TestLabels:
 
     def test_a_wrong_number_is_an_error(self, tmp_path):
         (tmp_path / "few.txt").write_text("x\ny\n")
-        with pytest.raises(ValueError, match="names 2 labels, the checkpoint's head has 6"):
+        with pytest.raises(ValueError, match="names 2 labels, 6 are wanted"):
             convert(CHECKPOINT, labels=str(tmp_path / "few.txt"))
 
     def test_labels_reach_the_model(self, tmp_path):

@@ -37,8 +37,8 @@ class TestClips:
         expected[axis] = direction
         np.testing.assert_allclose(moved, np.broadcast_to(expected, moved.shape), atol=1e-12)
 
-    def test_in_disorder_classes_do_not_differ(self):
-        """Every axis has the same distribution of values and of distances between two frames, whatever the label."""
+    def test_neither_one_frame_nor_two_in_disorder_tell_the_class(self):
+        """Every axis has the same distribution of values, and of distances between two frames, whatever the label."""
         random = np.random.default_rng(0)
         widths = np.array(render_demo_clips.WIDEST_RANGE)
         paths = np.stack([[draw_path(label, random) for _ in range(300)] for label in CLASSES]) / widths

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +15,12 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from transformers import pipeline
+from transformers.modeling_outputs import ImageClassifierOutput
 
 from conversion.converter import processor_for
 from examples import finetune_video_classification
-from examples.common.trainer import last_complete_checkpoint
+from examples.common.clips import UNREADABLE_LABEL
+from examples.common.trainer import classification_loss, last_complete_checkpoint
 from modeling_videomamba import VideoMambaForVideoClassification
 
 from .conftest import render_clip, small_config
@@ -162,6 +165,7 @@ def test_a_parent_with_other_labels_gets_a_new_head(videos, parent, tmp_path):
         (tmp_path / "train/lengthy").rename(tmp_path / "train/long")
         (tmp_path / "train").rename(videos / "train")
     assert VideoMambaForVideoClassification.from_pretrained(output).config.label2id == {"lengthy": 0, "short": 1}
+    assert not torch.allclose(weights(output)["classifier.weight"], weights(parent)["classifier.weight"], atol=1e-2)
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(videos, tmp_path):
@@ -181,10 +185,42 @@ def test_gradient_checkpointing_and_bf16(videos, tmp_path):
     assert losses(half) != losses(plain)
 
 
-def test_early_stopping(videos, tmp_path):
-    still = {"learning_rate": 1e-12, "warmup_learning_rate": 0, "min_learning_rate": 0}
-    output = finetune(videos, tmp_path / "model", num_train_epochs=9, early_stopping_patience=2, **still)
+def test_early_stopping_goes_on_counting_after_an_interruption(videos, tmp_path):
+    still = {"learning_rate": 1e-12, "warmup_learning_rate": 0, "min_learning_rate": 0, "early_stopping_patience": 2}
+    output = finetune(videos, tmp_path / "model", num_train_epochs=9, save_total_limit=9, **still)
     assert json.loads((output / "trainer_state.json").read_text())["epoch"] == 3  # no better than after the first
+    shutil.rmtree(output / "checkpoint-6")  # 2 steps an epoch
+    finetune(videos, tmp_path / "model", num_train_epochs=9, save_total_limit=9, **still)
+    assert json.loads((output / "trainer_state.json").read_text())["epoch"] == 3
+
+
+def test_a_run_is_not_continued_as_another(videos, tmp_path):
+    finetune(videos, tmp_path / "model", num_train_epochs=1)
+    with pytest.raises(ValueError, match=r"has results of other settings: seed was 42 and is 7. Give another --output_dir"):
+        finetune(videos, tmp_path / "model", num_train_epochs=1, seed=7)
+
+
+def test_videos_that_are_held_out_are_listed(videos, tmp_path):
+    output = finetune(videos / "train", tmp_path / "model", validation_fraction=0.3, num_train_epochs=1)
+    held_out = [line.split(",") for line in (output / "validation.csv").read_text().splitlines()]
+    assert sorted(label for _, label in held_out) == ["long", "short"]  # of 4 each
+    assert all(Path(path).is_file() for path, _ in held_out)
+
+
+def test_evaluation_loss_is_a_mean_over_readable_videos():
+    logits = torch.tensor([[0.5], [2.0], [9.0]])
+    labels = torch.tensor([0.0, 1.0, torch.nan])
+    assert classification_loss(ImageClassifierOutput(logits=logits), labels) == (0.25 + 1) / 2
+    logits = torch.tensor([[0.0, 0.0], [9.0, -9.0]])
+    loss = classification_loss(ImageClassifierOutput(logits=logits), torch.tensor([1, UNREADABLE_LABEL]))
+    torch.testing.assert_close(loss, torch.tensor(2.0).log())
+
+
+def test_options_without_effect_are_errors(videos, tmp_path):
+    with pytest.raises(ValueError, match=r"--lr_scheduler_type has no effect here"):
+        finetune(videos, tmp_path / "model", lr_scheduler_type="constant")
+    with pytest.raises(ValueError, match=r"--warmup_epochs 5 of --num_train_epochs 3"):
+        finetune(videos, tmp_path / "model", num_train_epochs=3, warmup_epochs=5)
 
 
 def test_what_is_pushed_to_the_hub(videos, tmp_path, monkeypatch):
@@ -287,3 +323,9 @@ def test_what_is_wrong_is_said_before_the_first_step(videos, tmp_path):
 
     with pytest.raises(ValueError, match=r"Give either --model, .* or --model_config"):
         finetune(videos, tmp_path / "model", model_config=None)
+
+    with pytest.raises(ValueError, match=r"8 videos are too few for a step of 9"):
+        finetune(videos, tmp_path / "few", per_device_train_batch_size=9)
+
+    with pytest.raises(ValueError, match=r"values, no classes: --problem_type regression"):
+        finetune(list_of(videos, tmp_path, [f"{videos}/train/long/0.mp4,0.5"]), tmp_path / "model")

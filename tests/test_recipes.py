@@ -84,7 +84,7 @@ KEYS = """
     learning_rate weight_decay layer_decay bf16 metric_for_best_model greater_is_better
 """  # in this order; those with a question mark only where they differ from their defaults
 
-NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+NAMES = sorted({path.stem for path in RECIPES.glob("*.yaml")} - {"demo"})  # the demo has no official script
 NAME = re.compile(
     r"videomamba-(?P<size>ti|s|m)-(?P<data>k400|ssv2|breakfast|coin|lvu)(?P<mask>-mask)?(-(?P<task>[a-z]+))?-f(?P<frames>\d+)"
     r"(-res(?P<resolution>\d+))?(?P<trim>-trim)?"

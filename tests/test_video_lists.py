@@ -6,7 +6,17 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, Video
 
 from examples.common.clips import read_frames
-from examples.common.video_lists import SPLIT_NAMES, label_ids, label_names, label_values, load_videos, name_of
+from examples.common.video_lists import (
+    SPLIT_NAMES,
+    hold_out,
+    label_ids,
+    label_names,
+    label_values,
+    load_videos,
+    name_of,
+    read_list,
+    write_list,
+)
 
 from .conftest import render_clip
 
@@ -246,7 +256,7 @@ class TestDataSets:
 
     def test_missing_columns(self, tmp_path):
         data = self.saved(tmp_path, {"image": ["a.png"], "label": [1]}, {"image": Value("string"), "label": self.CLASSES})
-        with pytest.raises(ValueError, match=r"needs a column of videos and one of labels, it has \['image', 'label'\]"):
+        with pytest.raises(ValueError, match=r"has no column .video. and not just one Video: \['image', 'label'\]"):
             load_videos(data, "train")
 
     def test_a_name_of_nothing(self, monkeypatch):
@@ -301,3 +311,26 @@ class TestLabels:
         for videos in (self.of([1, 0], ClassLabel(names=["run", "jump"])), self.of(["run", "walk"])):
             with pytest.raises(ValueError, match="train: regression needs numbers as labels, got names such as 'run'"):
                 label_values(videos, "train")
+
+
+class TestHoldOut:
+    def test_every_class_gives_a_part_and_keeps_one(self):
+        videos = Dataset.from_dict({"video": list("abcdefghijklm"), "label": [0] * 10 + [1, 1] + [2]})
+        kept, held_out = hold_out(videos, fraction=0.2, seed=0)
+        assert list(held_out["label"]) == [0, 0, 1]
+        assert sorted([*kept["video"], *held_out["video"]]) == list("abcdefghijklm")
+        assert list(hold_out(videos, fraction=0.2, seed=0)[1]["video"]) == list(held_out["video"])
+
+    def test_values_are_one_class(self):
+        videos = Dataset.from_dict({"video": list("abcd"), "label": [0.1, 0.2, 0.3, 0.4]})
+        kept, held_out = hold_out(videos, fraction=0.25, seed=0)
+        assert (len(kept), len(held_out)) == (3, 1)
+
+    def test_a_written_list_is_read_again(self, tmp_path):
+        (tmp_path / "videos/run").mkdir(parents=True)
+        (tmp_path / "videos/run/a b,c.mp4").touch()
+        videos = load_videos(str(tmp_path / "videos"), "train")
+        write_list(videos, tmp_path / "list.csv")
+        again = read_list(tmp_path / "list.csv")
+        assert list(again["video"]) == list(videos["video"])
+        assert list(again["label"]) == ["run"]

@@ -109,6 +109,28 @@ class FinetuningArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = _option(False, "every parameter is used in every step")
     dataloader_pin_memory: bool = _option(torch.cuda.is_available(), "page-locked batches, for a GPU")
     remove_unused_columns: bool = _option(False, "not ours: the data set gives tensors")
+    restore_callback_states_from_checkpoint: bool = _option(True, "an interrupted run keeps the patience of early stopping")
+
+    def __post_init__(self) -> None:
+        if self.warmup_epochs > self.num_train_epochs:
+            raise ValueError(f"--warmup_epochs {self.warmup_epochs:g} of --num_train_epochs {self.num_train_epochs:g}")
+        ours = {
+            "lr_scheduler_type": "--warmup_learning_rate, --min_learning_rate",
+            "warmup_steps": "--warmup_epochs",
+            "label_smoothing_factor": "--label_smoothing",
+        }
+        for name, options in ours.items():
+            if getattr(self, name) != getattr(type(self), name):
+                raise ValueError(f"--{name} has no effect here. There are {options} instead.")
+        if self.greater_is_better is None and self.metric_for_best_model in ("mse", "eval_mse"):
+            self.greater_is_better = False
+        if self.data_seed is None:
+            self.data_seed = self.seed
+        super().__post_init__()
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and the description as it was written."""
 
 
 def parse_arguments(
@@ -116,8 +138,9 @@ def parse_arguments(
 ) -> tuple:
     """An instance of each of the `classes`, from a recipe (`--recipe NAME`, or a YAML file alone) and the command line.
 
-    With `in_recipe`, only fields of these classes are taken from the recipe, and its other keys, which are meant for another
-    script, are left out. Without, every key must be a field of one of the `classes`.
+    A run goes into runs/RECIPE, if it is not told another place. With `in_recipe`, only fields of these
+    classes are taken from the recipe, and its other keys, which are meant for another script, are left out. Without, every key
+    must be a field of one of the `classes`.
 
     Raises:
         FileNotFoundError: if there is no such recipe.
@@ -128,13 +151,20 @@ def parse_arguments(
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--recipe", help="name of a recipe in examples/recipes, or path of a YAML file")
     recipe = early.parse_known_args(argv)[0].recipe
-    parser = HfArgumentParser(classes, description=description, parents=[early], allow_abbrev=False)
-    values = read_recipe(recipe) if recipe else {}
+    parser = HfArgumentParser(
+        classes,
+        usage="%(prog)s [--recipe NAME] [--option value ...]",
+        description=description,
+        formatter_class=_Help,
+        parents=[early],
+        allow_abbrev=False,
+    )
+    values = {"output_dir": f"runs/{Path(recipe).stem}"} | read_recipe(recipe) if recipe else {}
     if in_recipe is not None:
         known = {field.name for cls in in_recipe for field in fields(cls)}
         values = {name: value for name, value in values.items() if name in known}
     from_recipe = _as_options(values)
-    return parser.parse_args_into_dataclasses(from_recipe + argv)[: len(classes)]
+    return parser.parse_args_into_dataclasses(from_recipe + argv, look_for_args_file=False)[: len(classes)]
 
 
 def read_recipe(name: str) -> dict:
@@ -147,5 +177,9 @@ def read_recipe(name: str) -> dict:
 
 
 def _as_options(recipe: dict) -> list[str]:
-    values = {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in recipe.items()}
-    return [part for name, value in values.items() for part in (f"--{name}", value)]
+    options = []
+    for name, value in recipe.items():
+        if value is not None:
+            values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+            options += [f"--{name}", *map(str, values)]
+    return options

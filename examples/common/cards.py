@@ -38,7 +38,7 @@ def finetuning_card(
         num_videos: of training and of validation.
         metrics: of the last validation, named `eval_accuracy` and so on.
     """
-    name = Path(args.output_dir).name
+    name = args.hub_model_id or Path(args.output_dir).name
     task = "regressor" if config.problem_type == "regression" else "classifier"
     scaled = clips_per_step / args.lr_reference if args.lr_reference else 1
     mixing = f"Mixup {augmentation.mixup}, CutMix {augmentation.cutmix}, label smoothing {augmentation.label_smoothing}"

@@ -92,7 +92,10 @@ def _read_frame_folder(folder: Path, choose: Callable[[int], list[int] | np.ndar
     if not pictures:
         raise ValueError(f"The folder {folder} has no pictures.")
     chosen = np.asarray(choose(len(pictures))).reshape(-1)
-    return torch.stack([decode_image(str(pictures[i]), ImageReadMode.RGB) for i in chosen])
+    try:
+        return torch.stack([decode_image(str(pictures[i]), ImageReadMode.RGB) for i in chosen])
+    except RuntimeError as error:  # no picture, or one of another size
+        raise ValueError(f"Cannot read the pictures in {folder}: {str(error).splitlines()[0]}") from error
 
 
 def require_readable(videos: Dataset, where: str, unreadable: UnreadableVideos) -> None:

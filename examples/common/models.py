@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from huggingface_hub import constants
 
@@ -37,9 +38,8 @@ def labels_of(videos: Dataset, labels_file: str | None, num_labels: int | None) 
     """
     names = label_names(videos)
     if names is None and labels_file is not None:
-        num_labels = num_labels or max(videos["label"]) + 1
         by_id = load_labels(labels_file, num_labels)
-        names = [by_id[i] for i in range(num_labels)]
+        names = [by_id[i] for i in range(len(by_id))]
     if names is not None and num_labels not in (None, len(names)):
         raise ValueError(f"--num_labels {num_labels}, but the data has {len(names)} labels: {', '.join(names[:5])}, ...")
     return names
@@ -63,6 +63,8 @@ def start_model(args: ModelArguments, videos: Dataset, labels_file: str | None =
         keeps_head = config.num_labels == 1
         overrides |= {} if keeps_head else {"num_labels": 1}
     else:
+        if any(isinstance(label, float) for label in videos["label"]):
+            raise ValueError("The labels are values, no classes: --problem_type regression learns to predict them.")
         names = labels_of(videos, labels_file, args.num_labels)
         num_labels = len(names) if names else args.num_labels or max(videos["label"]) + 1
         own_names = [config.id2label[i] for i in range(config.num_labels)]
@@ -78,8 +80,15 @@ def start_model(args: ModelArguments, videos: Dataset, labels_file: str | None =
         overrides |= {name: size for name, size in sizes.items() if size is not None}
         return VideoMambaForVideoClassification(VideoMambaConfig(**(json.loads(args.model_config) | overrides)))
     if config.num_frames is None:
+        if args.num_frames is None:
+            raise ValueError(f"{args.model} is a model of images: say how many frames its clips have, with --num_frames.")
         overrides["num_frames"] = args.num_frames
-    model = VideoMambaForVideoClassification.from_pretrained(parent, ignore_mismatched_sizes=not keeps_head, **overrides)
+    model = VideoMambaForVideoClassification.from_pretrained(
+        parent, dtype=torch.float32, ignore_mismatched_sizes=not keeps_head, **overrides
+    )
+    if not keeps_head:  # of the same size, the parent's was loaded
+        torch.nn.init.trunc_normal_(model.classifier.weight, std=config.initializer_range)
+        torch.nn.init.zeros_(model.classifier.bias)
     model.resize_position_embeddings(args.image_size, args.num_frames)
     model.config.label2id = {name: i for i, name in model.config.id2label.items()}  # a config may have one without the other
     return model

@@ -42,14 +42,17 @@ def parameter_settings(
 def parameter_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], settings: dict[str, tuple[float, float]], learning_rate: float
 ) -> list[dict]:
-    """An optimizer's groups, one for each pair of settings. The parameters may be wrapped by FSDP or a compiler by now."""
+    """An optimizer's groups, one for each pair of settings; the first, whose rate is logged, has the highest.
+
+    The parameters may be wrapped by FSDP or a compiler by now.
+    """
     groups = {}
     for name, parameter in named_parameters:
-        if (setting := settings.get(WRAPPERS.sub("", name))) is not None:
-            scale, weight_decay = setting
+        if parameter.requires_grad:
+            scale, weight_decay = setting = settings[WRAPPERS.sub("", name)]
             group = groups.setdefault(setting, {"params": [], "lr": learning_rate * scale, "weight_decay": weight_decay})
             group["params"].append(parameter)
-    return list(groups.values())
+    return sorted(groups.values(), key=lambda group: -group["lr"])
 
 
 def scale_learning_rate(learning_rate: float, clips_per_step: int, reference: int = 256) -> float:

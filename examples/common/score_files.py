@@ -16,23 +16,6 @@ def fingerprint(*parts: bytes) -> str:
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:16]
 
 
-def check_settings(file: Path, settings: dict) -> None:
-    """Writes the settings, or compares them with those of the scores that are already there.
-
-    Raises:
-        ValueError: naming the settings that differ.
-    """
-    if not file.exists():
-        unfinished = file.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-        unfinished.replace(file)
-    before = json.loads(file.read_text(encoding="utf-8"))
-    names = [name for name in settings if before.get(name) != settings[name]]
-    if names:
-        changes = "; ".join(f"{name} was {before.get(name)} and is {settings[name]}" for name in names)
-        raise ValueError(f"{file.parent} has scores of other settings: {changes}. Give another --output_dir, or remove it.")
-
-
 def read_parts(folder: Path) -> dict[int, list[float]]:
     """The scores in all part files, by the place of the sample in its list."""
     scores = {}

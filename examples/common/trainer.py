@@ -19,6 +19,8 @@ class VideoMambaTrainer(Trainer):
     """A Trainer over [`TrainingClips`], for [`FinetuningArguments`]."""
 
     def __init__(self, *args, **kwargs):
+        if kwargs["args"].n_gpu > 1:
+            raise ValueError("For several GPUs, start the script with `accelerate launch` or `torchrun`.")
         super().__init__(*args, compute_loss_func=classification_loss, **kwargs)
         # before FSDP flattens the parameters, which hides that some are vectors
         decay = self.args.weight_decay, self.args.layer_decay, self.args.layer_decay_mode
@@ -62,6 +64,10 @@ class VideoMambaTrainer(Trainer):
 
             self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, factor)
         return self.lr_scheduler
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> Tensor | tuple:
+        """As in transformers, but a mean over its own clips for each batch of an evaluation."""
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch if model.training else None)
 
     def create_model_card(self, *args, **kwargs) -> None:
         """Left to the script, whose card knows the data and the schedule; `push_to_hub` would write another over it."""

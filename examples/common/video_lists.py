@@ -8,12 +8,14 @@ import csv
 from pathlib import Path
 
 import datasets
+import numpy as np
 from datasets import ClassLabel, Dataset, Features, Value, Video
 
 from .frame_sampling import lvu_windows
 from .video_files import VIDEO_SUFFIXES, find_videos
 
 
+HEADERS = {"label", "labels", "class", "class_id", "category"}  # what the second field of a header says
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
 
 
@@ -79,13 +81,14 @@ def read_list(path: Path, video_root: str | None = None) -> Dataset:
     """Videos from a list as the official code takes it, separated by commas or spaces.
 
     A line is `path label`, `path label seconds`, or `folder num_frames label` for a folder with one picture a frame.
-    A first line whose second field is `label` is a header. Labels are class ids, class names, or values to regress.
+    A first line whose second field is `label`, `class` or the like is a header. Labels are class ids, class names, or values
+    to regress.
     """
     root = Path(video_root) if video_root is not None else path.parent
     lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     separated_by_commas = bool(lines) and "," in lines[0]
     rows = list(csv.reader(lines)) if separated_by_commas else [_split_at_spaces(line, root) for line in lines]
-    if rows and len(rows[0]) > 1 and rows[0][1].strip() == "label":
+    if rows and len(rows[0]) > 1 and rows[0][1].strip().lower() in HEADERS:
         rows = rows[1:]
     if not rows:
         raise ValueError(f"The list {path} is empty.")
@@ -128,6 +131,34 @@ def cut_into_windows(videos: Dataset, length: float, stride: float) -> Dataset:
         row | {"start": start, "end": end} for row in videos for start, end in lvu_windows(row["duration"], length, stride)
     ]
     return Dataset.from_list(rows, Features(videos.features | {"start": Value("float64"), "end": Value("float64")}))
+
+
+def write_list(videos: Dataset, path: Path) -> None:
+    """Writes a list that [`read_list`] takes, if the videos are files: bytes are left out."""
+    names = label_names(videos)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        for row in videos:
+            if isinstance(row["video"], str):
+                label = names[row["label"]] if names and isinstance(row["label"], int) else row["label"]
+                duration = [row["duration"]] if "duration" in row else []
+                csv.writer(file).writerow([Path(row["video"]).absolute(), label, *duration])
+
+
+def hold_out(videos: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """The videos without, and those of, a random part of every class, or of all if labels are values.
+
+    Each class keeps at least one video, and of two or more gives at least one.
+    """
+    by_label: dict = {}
+    for index, label in enumerate(videos["label"]):
+        by_label.setdefault(None if isinstance(label, float) else label, []).append(index)
+    random = np.random.default_rng(seed)
+    held_out = []
+    for indices in by_label.values():
+        count = min(max(round(fraction * len(indices)), 1), len(indices) - 1)
+        held_out += random.permutation(indices)[:count].tolist()
+    kept = sorted(set(range(len(videos))) - set(held_out))
+    return videos.select(kept), videos.select(sorted(held_out))
 
 
 def label_names(videos: Dataset) -> list[str] | None:
@@ -189,15 +220,23 @@ def _pick_split(dataset: Dataset | datasets.DatasetDict, split: str) -> Dataset 
         return None
     if dataset is None:
         return None
-    video = next((name for name, feature in dataset.features.items() if isinstance(feature, Video) or name == "video"), None)
-    label = next(
-        (name for name, feature in dataset.features.items() if isinstance(feature, ClassLabel) or name == "label"), None
-    )
-    if video is None or label is None:
-        raise ValueError(f"The data set needs a column of videos and one of labels, it has {dataset.column_names}.")
+    video, label = _column(dataset, "video", Video), _column(dataset, "label", ClassLabel)
     dataset = dataset.select_columns([video, label]).rename_columns({video: "video", label: "label"})
     is_video = isinstance(dataset.features["video"], Video)
     return dataset.cast_column("video", Video(decode=False)) if is_video else dataset
+
+
+def _column(dataset: Dataset, name: str, feature_type: type) -> str:
+    """The column of that name, or else the only one of that type."""
+    if name in dataset.column_names:
+        return name
+    candidates = [column for column, feature in dataset.features.items() if isinstance(feature, feature_type)]
+    if len(candidates) != 1:
+        raise ValueError(
+            f"The data set has no column {name!r} and not just one {feature_type.__name__}: {dataset.column_names}. "
+            "Rename the right one and save it, `dataset.rename_column(...).save_to_disk(...)`."
+        )
+    return candidates[0]
 
 
 def _splits_in(folder: Path, suffix: str) -> dict[str, Path]:
