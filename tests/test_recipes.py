@@ -299,7 +299,7 @@ class TestCommandLine:
             assert (told["model"], told["learning_rate"]) == ("videomamba-ti-k400-f8", 5e-5)
 
     def test_an_unknown_recipe(self):
-        with pytest.raises(FileNotFoundError, match=rf"no recipe .*videomamba-xl\.yaml.*has {len(NAMES)} of them"):
+        with pytest.raises(FileNotFoundError, match=rf"no recipe .*videomamba-xl\.yaml.*has {len(NAMES) + 1} of them"):
             parse("--recipe", "videomamba-xl")
 
     def test_an_unknown_option_in_a_recipe(self, tmp_path):
