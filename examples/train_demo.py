@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, help="other than the recipe's")
     args = parser.parse_args()
     output, clips = args.output, args.output / "clips"
-    epochs = ["--num_train_epochs", args.epochs] if args.epochs else []
+    epochs = ["--num_train_epochs", args.epochs, "--warmup_epochs", args.epochs / 10] if args.epochs else []
 
     rendering = run("render_demo_clips.py", clips, "--clips-per-class", args.clips_per_class)
     train = ["finetune_video_classification.py", "--recipe", RECIPE, "--data", clips, *epochs]
