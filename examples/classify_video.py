@@ -56,7 +56,10 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     if args.picture:
-        from examples.common.answer_picture import draw_answers, frame_strip  # needs matplotlib
+        try:
+            from examples.common.answer_picture import draw_answers, frame_strip
+        except ImportError as error:
+            parser.error(f"--picture: {error}. It comes with `pip install '.[train]'`.")
 
     model = AutoModelForVideoClassification.from_pretrained(args.model).to(args.device).eval()
     processor = AutoVideoProcessor.from_pretrained(args.model)
