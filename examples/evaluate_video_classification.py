@@ -43,7 +43,7 @@ from examples.common.metrics import metrics_of
 from examples.common.models import labels_of, locate
 from examples.common.score_files import fingerprint, open_part, read_parts
 from examples.common.settings import check_settings
-from examples.common.video_lists import label_ids, label_names, label_values, load_videos
+from examples.common.video_lists import cut_into_windows, label_ids, label_names, label_values, load_videos
 from examples.common.views import group, list_samples, merge
 from modeling_videomamba import VideoMambaForVideoClassification, VideoMambaVideoProcessor, scan_report
 
@@ -72,9 +72,10 @@ class EvaluationArguments:
 
 def load_split(args: DataArguments, split: str | None) -> tuple[Dataset, str]:
     """The videos to evaluate on, and the name of their split."""
-    window = (args.window_seconds, args.window_stride) if args.window_seconds else None
     for name in [split] if split else ["test", "val"]:
-        videos = load_videos(args.data, name, args.video_root, args.data_config, window)
+        videos = load_videos(args.data, name, args.video_root, args.data_config)
+        if videos is not None and args.window_seconds:
+            videos = cut_into_windows(videos, args.window_seconds, args.window_stride)
         if videos is not None:
             return videos, name
     wanted = f"no {split} videos" if split else "neither test nor val videos; --split train takes all that it has for training"

@@ -49,7 +49,9 @@ def load_splits(args: DataArguments, validation_fraction: float, seed: int) -> t
     return train, validation, is_held_out
 
 
-def settings_of(model_args: ModelArguments, data_args: DataArguments, augmentation: AugmentationArguments, args) -> dict:
+def settings_of(
+    model_args: ModelArguments, data_args: DataArguments, augmentation: AugmentationArguments, args: FinetuningArguments
+) -> dict:
     """What the weights depend on, which a run that goes on cannot change."""
     data = ("data", "labels", "frame_sampling", "window_seconds", "window_stride")
     schedule = ("seed", "num_train_epochs", "max_steps", "warmup_epochs", "learning_rate", "min_learning_rate", "lr_reference")

@@ -8,6 +8,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, Video
 from examples.common.clips import read_frames
 from examples.common.video_lists import (
     SPLIT_NAMES,
+    cut_into_windows,
     hold_out,
     label_ids,
     label_names,
@@ -194,7 +195,7 @@ class TestWindows:
     def test_a_row_a_window(self, tmp_path):
         make_files(tmp_path, "a.mp4", "b.mp4")
         (tmp_path / "train.csv").write_text("a.mp4,3,95\nb.mp4,4,20")
-        videos = load_videos(str(tmp_path), "train", window=(60.0, 30.0))
+        videos = cut_into_windows(load_videos(str(tmp_path), "train"), 60.0, 30.0)
         assert rows_of(videos, tmp_path) == [("a.mp4", 3)] * 3 + [("b.mp4", 4)]
         assert list(zip(videos["start"], videos["end"])) == [(0, 60), (30, 90), (60, 95), (0, 20)]
 
@@ -202,7 +203,7 @@ class TestWindows:
         make_files(tmp_path, "a.mp4")
         (tmp_path / "train.csv").write_text("a.mp4,3")
         with pytest.raises(ValueError, match="third column is the duration of the video in seconds"):
-            load_videos(str(tmp_path), "train", window=(60.0, 30.0))
+            cut_into_windows(load_videos(str(tmp_path), "train"), 60.0, 30.0)
 
 
 class TestDataSets:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
 from transformers import TrainerCallback
 from transformers.video_utils import VideoMetadata
 
@@ -86,8 +87,6 @@ def read_frames(row: dict, choose: Callable[[int], list[int] | np.ndarray]) -> T
 
 
 def _read_frame_folder(folder: Path, choose: Callable[[int], list[int] | np.ndarray]) -> Tensor:
-    from torchvision.io import ImageReadMode, decode_image
-
     pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
     if not pictures:
         raise ValueError(f"The folder {folder} has no pictures.")

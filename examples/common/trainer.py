@@ -55,8 +55,7 @@ class VideoMambaTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         if self.lr_scheduler is None:
             args = self.args
-            epochs = max(args.num_train_epochs, args.warmup_epochs)
-            num_warmup_steps = round(num_training_steps * args.warmup_epochs / epochs)
+            num_warmup_steps = round(num_training_steps * args.warmup_epochs / args.num_train_epochs)
             peak, start, end = map(self.scaled, (args.learning_rate, args.warmup_learning_rate, args.min_learning_rate))
 
             def factor(step: int) -> float:

@@ -19,13 +19,7 @@ HEADERS = {"label", "labels", "class", "class_id", "category"}  # what the secon
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
 
 
-def load_videos(
-    data: str,
-    split: str,
-    video_root: str | None = None,
-    data_config: str | None = None,
-    window: tuple[float, float] | None = None,
-) -> Dataset | None:
+def load_videos(data: str, split: str, video_root: str | None = None, data_config: str | None = None) -> Dataset | None:
     """The videos of one split, or `None` if `data` has no such split.
 
     Args:
@@ -34,7 +28,6 @@ def load_videos(
         split: `"train"`, `"val"` or `"test"`. A source without splits is all `"train"`; a single list is every split.
         video_root: where relative paths in a list start from; by default at the list.
         data_config: configuration of a hub data set.
-        window: `(length, stride)` in seconds, to cut videos into windows; their list must give durations.
 
     Raises:
         FileNotFoundError, ValueError: naming the path, line or column that is wrong.
@@ -43,20 +36,16 @@ def load_videos(
         raise ValueError("No --data given.")
     path = Path(data)
     if path.is_file():
-        videos = read_list(path, video_root)
-    elif not path.is_dir():
-        videos = _load_hub(data, split, data_config)
-    elif (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists():
-        videos = _pick_split(datasets.load_from_disk(data), split)
-    elif lists := _splits_in(path, ".csv"):
-        videos = read_list(lists[split], video_root) if split in lists else None
-    elif folders := _splits_in(path, ""):
-        videos = read_class_folders(folders[split]) if split in folders else None
-    else:
-        videos = read_class_folders(path) if split == "train" else None
-    if videos is not None and window is not None:
-        videos = cut_into_windows(videos, *window)
-    return videos
+        return read_list(path, video_root)
+    if not path.is_dir():
+        return _load_hub(data, split, data_config)
+    if (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists():
+        return _pick_split(datasets.load_from_disk(data), split)
+    if lists := _splits_in(path, ".csv"):
+        return read_list(lists[split], video_root) if split in lists else None
+    if folders := _splits_in(path, ""):
+        return read_class_folders(folders[split]) if split in folders else None
+    return read_class_folders(path) if split == "train" else None
 
 
 def read_class_folders(folder: Path) -> Dataset:
@@ -124,7 +113,7 @@ def read_list(path: Path, video_root: str | None = None) -> Dataset:
 
 
 def cut_into_windows(videos: Dataset, length: float, stride: float) -> Dataset:
-    """A row for every window of every video; see [`lvu_windows`]."""
+    """A row for every window of every video; lengths in seconds, see [`lvu_windows`]. The videos need a `duration`."""
     if "duration" not in videos.column_names:
         raise ValueError("Windows need a list whose third column is the duration of the video in seconds.")
     rows = [
