@@ -21,7 +21,7 @@ from transformers.utils import logging
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs from a clone, installed or not
 
-from examples.common.video_files import VIDEO_SUFFIXES, find_videos
+from examples.common.media_files import SUFFIXES, find_files
 from modeling_videomamba import scan_report
 
 
@@ -33,9 +33,9 @@ def list_videos(arguments: list[str]) -> list[str]:
     """Files and addresses as they are, and in place of a folder the videos in it."""
     videos = []
     for argument in arguments:
-        found = find_videos(Path(argument)) if Path(argument).is_dir() else [argument]
+        found = find_files(Path(argument), "video") if Path(argument).is_dir() else [argument]
         if not found:
-            raise ValueError(f"the folder {argument} has no videos ({', '.join(sorted(VIDEO_SUFFIXES))})")
+            raise ValueError(f"the folder {argument} has no videos ({', '.join(sorted(SUFFIXES['video']))})")
         videos += map(str, found)
     return videos
 

@@ -36,14 +36,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 
 from examples.common.arguments import DataArguments, parse_arguments
 from examples.common.card_results import results_card, update_card
-from examples.common.clips import UNREADABLE_LABEL, EvaluationViews, UnreadableVideos, drawn_from
+from examples.common.clips import UNREADABLE_LABEL, EvaluationViews, UnreadableFiles, drawn_from
 from examples.common.confusion_matrix import draw_confusion_matrix
 from examples.common.frame_sampling import FRAME_SAMPLINGS
+from examples.common.media_lists import cut_into_windows, label_ids, label_names, label_values, load_media
 from examples.common.metrics import metrics_of
 from examples.common.models import labels_of, locate
 from examples.common.score_files import fingerprint, open_part, read_parts
 from examples.common.settings import check_settings
-from examples.common.video_lists import cut_into_windows, label_ids, label_names, label_values, load_videos
 from examples.common.views import group, list_samples, merge
 from modeling_videomamba import VideoMambaForVideoClassification, VideoMambaVideoProcessor, scan_report
 
@@ -73,7 +73,7 @@ class EvaluationArguments:
 def load_split(args: DataArguments, split: str | None) -> tuple[Dataset, str]:
     """The videos to evaluate on, and the name of their split."""
     for name in [split] if split else ["test", "val"]:
-        videos = load_videos(args.data, name, args.video_root, args.data_config)
+        videos = load_media(args.data, name, args.media_root, args.data_config)
         if videos is not None and args.window_seconds:
             videos = cut_into_windows(videos, args.window_seconds, args.window_stride)
         if videos is not None:
@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> None:
         "bf16": args.bf16,
     }
     output_dir = Path(args.output_dir)
-    unreadable = UnreadableVideos(output_dir / "unreadable_videos.txt", data_args.strict)
+    unreadable = UnreadableFiles(output_dir / "unreadable_files.txt", data_args.strict)
     with state.main_process_first():
         output_dir.mkdir(parents=True, exist_ok=True)
         check_settings(output_dir / "settings.json", settings)

@@ -99,6 +99,9 @@ class VideoMambaConfig(PreTrainedConfig):
             `"after_norm"` is the model's output.
         normalize_alignment (`bool`, defaults to `True`):
             Masked pretraining: whether aligned features have unit length.
+        alignment_loss (`str`, defaults to `"l2"`):
+            Masked pretraining: `"l2"` is `2 - 2 cos`, the squared distance of features of unit length; `"mse"` and
+            `"smooth_l1"` are PyTorch's mean squared error and smooth L1 loss, of any features.
         initializer_range (`float`, defaults to 0.02):
             Standard deviation of linear weights and spatial position embeddings at initialisation.
         scan_implementation (`str`, defaults to `"auto"`):
@@ -144,6 +147,7 @@ class VideoMambaConfig(PreTrainedConfig):
     alignment_size: int = 512
     alignment_tap: Literal["before_last_block", "after_last_block", "after_norm"] = "before_last_block"
     normalize_alignment: bool = True
+    alignment_loss: Literal["l2", "mse", "smooth_l1"] = "l2"
     initializer_range: float | int = 0.02
     scan_implementation: Literal["auto", "mamba_ssm", "torch"] = "auto"
 

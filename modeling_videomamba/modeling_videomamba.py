@@ -499,7 +499,7 @@ class _VideoMambaForClassification(VideoMambaPreTrainedModel):
 class VideoMambaForPreTrainingOutput(ModelOutput):
     """
     Args:
-        loss (`Tensor` of shape `()`, *optional*): mean over aligned layers, clips and visible tokens of `2 - 2 cos`.
+        loss (`Tensor` of shape `()`, *optional*): `config.alignment_loss`, a mean over layers, clips and visible tokens.
         features (`Tensor` of shape `(aligned layers, batch, 1 + visible patches, alignment_size)`): CLS first.
         hidden_states (`tuple`, *optional*): see [`VideoMambaModel`].
     """
@@ -532,6 +532,8 @@ def sinusoid_table(length: int, size: int, device: torch.device) -> Tensor:
 class VideoMambaForPreTraining(VideoMambaPreTrainedModel):
     """Masked pretraining (section 3.3): the features of visible tokens are aligned with those of a CLIP-like teacher."""
 
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]  # it may start from a classifier
+
     def __init__(self, config: VideoMambaConfig):
         super().__init__(config)
         self.videomamba = VideoMambaModel(config)
@@ -552,7 +554,8 @@ class VideoMambaForPreTraining(VideoMambaPreTrainedModel):
             pixel_values (`Tensor` of shape `(batch, num_frames, num_channels, height, width)`): normalised clips.
             bool_masked_pos (`Tensor` of shape `(batch, positions * rows * columns)`):
                 Patches to leave out (`True`), equally many in each clip.
-            target_features (`Tensor` of the shape of the output's `features`, *optional*): the teacher's, of unit length.
+            target_features (`Tensor` of the shape of the output's `features`, *optional*):
+                The teacher's; of unit length for `config.alignment_loss="l2"`.
         """
         outputs = self.videomamba(pixel_values, bool_masked_pos=bool_masked_pos, output_hidden_states=True, **kwargs)
         patches = bool_masked_pos.shape[1]
@@ -566,9 +569,14 @@ class VideoMambaForPreTraining(VideoMambaPreTrainedModel):
         features = torch.stack(features)  # (aligned layers, batch, 1 + visible patches, alignment_size)
         loss = None
         if target_features is not None:
-            loss = (2 - 2 * (features * target_features).sum(dim=-1)).mean()
+            loss = self._alignment_loss(features.float(), target_features.float())
         hidden_states = outputs.hidden_states if output_hidden_states else None
         return VideoMambaForPreTrainingOutput(loss=loss, features=features, hidden_states=hidden_states)
+
+    def _alignment_loss(self, features: Tensor, targets: Tensor) -> Tensor:
+        if self.config.alignment_loss == "l2":
+            return (2 - 2 * (features * targets).sum(dim=-1)).mean()
+        return {"mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss}[self.config.alignment_loss](features, targets)
 
     def _tap(self, outputs: BaseModelOutputWithPooling, layer: int) -> Tensor:
         """Features of a layer `(batch, 1 + visible patches, hidden)`; `hidden_states[i]` is the stream before block i."""

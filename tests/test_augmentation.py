@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode, v2
 
 from examples.common import clips as clips_module
-from examples.common.augmentation import GREY, ClipRandAugment, ClipRandomErasing, MultiScaleCrop, training_transform
-from examples.common.clips import ClipCollator, TrainingClips, UnreadableVideos, drawn_from
+from examples.common.augmentation import GREY, ClipAutoAugment, ClipRandomErasing, MultiScaleCrop, training_transform
+from examples.common.clips import ClipCollator, TrainingClips, UnreadableFiles, drawn_from
 from examples.common.frame_sampling import FRAME_SAMPLINGS
 from examples.common.mixing import ClipMixing
 from modeling_videomamba import video_decoding
@@ -52,7 +52,7 @@ class TestAllFramesAlike:
     @pytest.mark.parametrize(
         "transform",
         [
-            *map(ClipRandAugment, POLICIES),
+            *map(ClipAutoAugment, POLICIES),
             MultiScaleCrop(32),
             training_transform(32, MEAN, STD, POLICIES[0], random_erasing=0),
             training_transform(32, MEAN, STD, POLICIES[1], random_erasing=0),
@@ -117,7 +117,7 @@ class TestRandAugment:
 
     @pytest.mark.parametrize("policy", POLICIES)
     def test_operations_and_their_arguments(self, policy):
-        operations = {operation.name: operation for operation in ClipRandAugment(policy).augment.ops}
+        operations = {operation.name: operation for operation in ClipAutoAugment(policy).augment.ops}
         assert list(operations) == list(self.ARGUMENTS)
         random.seed(0)
         for name, arguments in self.ARGUMENTS.items():
@@ -132,7 +132,7 @@ class TestRandAugment:
     @pytest.mark.parametrize(("policy", "magnitude", "spread", "count"), [(POLICIES[0], 5, 0.25, 2), (POLICIES[1], 7, 0.5, 4)])
     def test_how_many_are_applied_and_how_strongly(self, policy, magnitude, spread, count):
         per_unit = {"Rotate": 3, "ShearX": 0.03, "ShearY": 0.03, "TranslateXRel": 0.045, "TranslateYRel": 0.045}
-        augment = ClipRandAugment(policy)
+        augment = ClipAutoAugment(policy)
         applied = []
 
         def recorder(name):
@@ -162,7 +162,7 @@ class TestRandAugment:
         assert np.std(magnitudes) == pytest.approx(spread, rel=0.15)
 
     def test_magnitudes_end_at_10(self):
-        augment = ClipRandAugment("rand-m10-n1-mstd3-inc1-p1")
+        augment = ClipAutoAugment("rand-m10-n1-mstd3-inc1-p1")
         augment.augment.ops = [operation for operation in augment.augment.ops if operation.name == "TranslateXRel"]
         shifts = []
         augment.augment.ops[0].aug_fn = lambda image, shift, **kwargs: shifts.append(abs(shift)) or image
@@ -173,7 +173,7 @@ class TestRandAugment:
         assert shifts.count(0.45) == pytest.approx(50, abs=15)
 
     def test_room_is_filled_with_grey(self):
-        augment = ClipRandAugment("rand-m10-n1-p1-inc1")
+        augment = ClipAutoAugment("rand-m10-n1-p1-inc1")
         augment.augment.ops = [operation for operation in augment.augment.ops if operation.name == "TranslateXRel"]
         seed_everything(0)
         clip = augment(torch.full((2, 3, 20, 100), 255, dtype=torch.uint8))
@@ -183,7 +183,7 @@ class TestRandAugment:
 
     def test_every_frame_is_changed_as_if_it_were_alone(self):
         """What an operation measures, as AutoContrast does, it measures in each frame; what it draws, it draws once."""
-        augment, frames = ClipRandAugment(POLICIES[1]), [picture(seed=seed) for seed in range(3)]
+        augment, frames = ClipAutoAugment(POLICIES[1]), [picture(seed=seed) for seed in range(3)]
         for seed in range(10):
             alone = []
             for frame in frames:
@@ -193,7 +193,7 @@ class TestRandAugment:
             assert torch.equal(augment(torch.stack(frames)), torch.stack(alone))
 
     def test_drawn_anew_for_every_clip_and_reproducible(self):
-        augment, clip = ClipRandAugment(POLICIES[1]), still()
+        augment, clip = ClipAutoAugment(POLICIES[1]), still()
         runs = []
         for _ in range(2):
             seed_everything(5)
@@ -249,7 +249,7 @@ class TestMultiScaleCrop:
 
 
 class TestTrainingTransform:
-    PLAIN = {"rand_augment": None, "horizontal_flip": False, "random_erasing": 0}
+    PLAIN = {"auto_augment": None, "horizontal_flip": False, "random_erasing": 0}
 
     @pytest.mark.parametrize("policy", [None, *POLICIES])
     def test_shape_and_type(self, policy):
@@ -374,7 +374,7 @@ def videos(tmp_path_factory) -> Dataset:
 
 def training_clips(videos, folder, transform=None, repeats=1, seed=0, strict=False, sampling="segments", num_frames=4):
     transform = transform or training_transform(16, MEAN, STD, POLICIES[1])
-    unreadable = UnreadableVideos(folder / "unreadable_videos.txt", strict)
+    unreadable = UnreadableFiles(folder / "unreadable_files.txt", strict)
     return TrainingClips(
         videos, videos["label"][:], FRAME_SAMPLINGS[sampling], num_frames, transform, repeats, seed, unreadable
     )
@@ -493,7 +493,7 @@ class TestReproducibility:
         assert self.generators() == before
 
 
-class TestUnreadableVideos:
+class TestUnreadableFiles:
     def test_the_next_takes_its_place_and_it_is_named_once(self, videos, tmp_path, capfd):
         for _ in range(2):  # also if another process finds it
             clips = training_clips(videos, tmp_path, as_they_are, repeats=2)
@@ -524,5 +524,5 @@ class TestUnreadableVideos:
         assert clips.unreadable.names() == ["gone.mp4"]
 
     def test_none_can_be_read(self, videos, tmp_path):
-        with pytest.raises(ValueError, match="None of the 2 training videos can be read"):
+        with pytest.raises(ValueError, match="None of the 2 videos or images to train on can be read"):
             training_clips(videos.select([2, 2]), tmp_path)[0]

@@ -276,7 +276,7 @@ class TestWhatIsWrong:
         bad = str(tmp_path / "bad.gif")
         assert results["unreadable_videos"] == [bad]
         assert results["num_videos"] == 6
-        assert (tmp_path / "out/unreadable_videos.txt").read_text() == f"{bad}\n"
+        assert (tmp_path / "out/unreadable_files.txt").read_text() == f"{bad}\n"
         assert "1 video(s) could not be read" in capsys.readouterr().out
         without = evaluate(model, videos, tmp_path / "without")
         assert results["accuracy"] == without["accuracy"]
@@ -285,7 +285,7 @@ class TestWhatIsWrong:
         render_noise(tmp_path / "bad.gif", seed=0, num_frames=8)  # repaired, and tried again
         results = evaluate(model, with_a_bad_one, tmp_path / "out")
         assert (results["num_videos"], results["unreadable_videos"]) == (7, [])
-        assert not (tmp_path / "out/unreadable_videos.txt").exists()
+        assert not (tmp_path / "out/unreadable_files.txt").exists()
 
     def test_strict_stops_at_it(self, model, with_a_bad_one, tmp_path):
         with pytest.raises(ValueError, match=r"Cannot read .*bad.gif"):
@@ -361,7 +361,7 @@ class TestInterruptions:
         assert "6 videos or windows, of which 3 are done" in capsys.readouterr().out
         assert part.read_text().splitlines()[:3] == lines
         assert [json.loads(line)["index"] for line in part.read_text().splitlines()] == [0, 1, 2, 3, 4, 5]
-        assert not (tmp_path / "out/unreadable_videos.txt").exists(), "the removed videos are not opened again"
+        assert not (tmp_path / "out/unreadable_files.txt").exists(), "the removed videos are not opened again"
         assert results["num_videos"] == 6
         assert np.array_equal(scores_in(tmp_path / "out"), scores_in(tmp_path / "whole"))
 

@@ -94,7 +94,7 @@ def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor],
 
 
 def test_a_folder_of_classes_becomes_a_classifier(videos, tmp_path):
-    easy = {"mixup": 0, "cutmix": 0, "label_smoothing": 0, "rand_augment": "none", "random_erasing": 0, "min_crop_area": 0.9}
+    easy = {"mixup": 0, "cutmix": 0, "label_smoothing": 0, "auto_augment": "none", "random_erasing": 0, "min_crop_area": 0.9}
     fast = {"model_config": SMALL_MODEL[:-1] + ', "initializer_range": 0.4}', "layer_decay": 1, "learning_rate": 3e-3}
     output = finetune(videos, tmp_path / "model", num_train_epochs=20, **fast, **easy)
 
@@ -302,9 +302,9 @@ def test_a_corrupt_video_is_skipped_counted_and_named(videos, tmp_path, capsys):
     (tmp_path / "corrupt.mp4").write_text("no video")
     data = list_of(videos, tmp_path, ["corrupt.mp4,0", "gone.mp4,1"])
     output = finetune(data, tmp_path / "model", per_device_train_batch_size=2)
-    named = (output / "unreadable_videos.txt").read_text().splitlines()
+    named = (output / "unreadable_files.txt").read_text().splitlines()
     assert sorted(named) == sorted([str(tmp_path / "corrupt.mp4"), str(tmp_path / "gone.mp4")])
-    assert "2 video(s) could not be read and were skipped" in capsys.readouterr().out
+    assert "2 file(s) could not be read and were skipped" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"Cannot read .*corrupt.mp4 \(--strict\)"):
         finetune(data, tmp_path / "strict", strict=True)
 

@@ -12,8 +12,8 @@ from examples.common.arguments import (
     RECIPES,
     AugmentationArguments,
     DataArguments,
-    FinetuningArguments,
     ModelArguments,
+    VideoMambaTrainingArguments,
     parse_arguments,
     read_recipe,
 )
@@ -79,7 +79,7 @@ EXCEPTIONS |= {f"videomamba-ti-lvu-{task}-f32-trim": {"window_seconds": 60.0} fo
 KEYS = """
     model num_frames image_size drop_path_rate num_labels problem_type?
     frame_sampling? window_seconds? window_stride? num_clips num_crops merge?
-    rand_augment horizontal_flip mixup? cutmix? label_smoothing?
+    auto_augment horizontal_flip mixup? cutmix? label_smoothing?
     num_train_epochs warmup_epochs per_device_train_batch_size gradient_accumulation_steps?
     learning_rate weight_decay layer_decay bf16 metric_for_best_model greater_is_better
 """  # in this order; those with a question mark only where they differ from their defaults
@@ -101,7 +101,7 @@ by_released = pytest.mark.parametrize("row", RELEASED, ids=lambda row: row.id)
 
 
 def parse(*argv: str) -> dict:
-    classes = ModelArguments, DataArguments, AugmentationArguments, FinetuningArguments
+    classes = ModelArguments, DataArguments, AugmentationArguments, VideoMambaTrainingArguments
     parsed = parse_arguments(*classes, description="", argv=list(argv))
     return {option: value for group in parsed for option, value in vars(group).items()}
 
@@ -150,7 +150,7 @@ def options_of(script: str) -> dict:
         "window_stride": float(flags["time_stride"]),
         "num_clips": int(flags["test_num_segment"]),
         "num_crops": int(flags["test_num_crop"]),
-        "rand_augment": flags["aa"],
+        "auto_augment": flags["aa"],
         "horizontal_flip": not ssv2,
         "random_erasing": float(flags["reprob"]),
         "repeated_augmentation": int(flags["num_sample"]),
@@ -245,7 +245,7 @@ class TestReleased:
         # The card says what the script does; the recipe does not flip, see EXCEPTIONS
         flips = told["horizontal_flip"] or row.id == "videomamba-m-ssv2-mask-f16-res288"
         assert card["augmentation"] == (
-            f"RandAugment {told['rand_augment']}, mixup {told['mixup']}, CutMix {told['cutmix']}, "
+            f"RandAugment {told['auto_augment']}, mixup {told['mixup']}, CutMix {told['cutmix']}, "
             f"label smoothing {told['label_smoothing']}, random erasing {told['random_erasing']}, "
             f"random resized crops of {100 * told['min_crop_area']:g} to 100 % of the area, "
             + ("horizontal flips" if flips else "no flips")

@@ -49,7 +49,7 @@ class DataArguments:
         },
     )
     data_config: str | None = _option(None, "configuration of a hub data set")
-    video_root: str | None = _option(None, "where relative paths in a list start from (default: where the list is)")
+    media_root: str | None = _option(None, "where relative paths in a list start from (default: where the list is)")
     labels: str | None = _option(None, "file with the names of the classes, one a line, in the order of the lists' ids")
     frame_sampling: Literal["segments", "ssv2"] = _option("segments", "ssv2: as the reference does for Something-Something V2")
     window_seconds: float | None = _option(None, "cut long videos into windows of this length")
@@ -65,29 +65,56 @@ class DataArguments:
 
 
 @dataclass
+class PretrainingDataArguments(DataArguments):
+    """With the reference's default for masked pretraining. Labels, if there are any, are not read."""
+
+    frame_sampling: Literal["segments", "ssv2"] = "ssv2"
+
+
+@dataclass
 class AugmentationArguments:
-    rand_augment: str | None = _option(
-        "rand-m7-n4-mstd0.5-inc1", "RandAugment's policy in timm's notation; none to turn it off"
+    auto_augment: str = _option(
+        "rand-m7-n4-mstd0.5-inc1",
+        "RandAugment or AutoAugment in timm's notation: rand-m9-mstd0.5-inc1, v0; none to turn it off",
     )
     min_crop_area: float = _option(0.08, "smallest part of a frame that a random resized crop takes")
     horizontal_flip: bool = _option(True, "mirror half of the clips; off where labels tell left from right")
     random_erasing: float = _option(0.25, "probability of a box of noise")
-    repeated_augmentation: int = _option(2, "how often a decoded video is augmented; all of its clips are in one batch")
+    repeated_augmentation: int = _option(
+        2,
+        "copies of a video or image. A video is read once, augmented so often, and all its clips are in one batch; the copies "
+        "of an image are in one step, on different GPUs if there are several, and an epoch goes through so many times fewer "
+        "of the images",
+    )
     mixup: float = _option(0.8, "alpha of Mixup, 0: off")
     cutmix: float = _option(1.0, "alpha of CutMix, 0: off")
     label_smoothing: float = _option(0.1, "probability mass spread over all labels")
 
 
 @dataclass
-class FinetuningArguments(TrainingArguments):
-    """transformers' arguments with the reference's defaults, and its schedule."""
+class ImageAugmentationArguments(AugmentationArguments):
+    """With the reference's defaults for images."""
 
-    validation_fraction: float = _option(0.1, "part of the training videos held out, if there is no validation split")
+    auto_augment: str = "rand-m9-mstd0.5-inc1"
+    repeated_augmentation: int = 3
+
+
+@dataclass
+class VideoMambaTrainingArguments(TrainingArguments):
+    """transformers' arguments, and the reference's optimizer and schedule. The defaults are those of fine-tuning."""
+
+    validation_fraction: float = _option(0.1, "part of the training data held out, if there is no validation split")
     num_train_epochs: float = _option(50.0, "epochs")
     learning_rate: float = _option(2e-4, "peak learning rate for --lr_reference clips a step")
     min_learning_rate: float = _option(1e-6, "where the cosine ends, for --lr_reference clips a step")
     warmup_learning_rate: float = _option(1e-6, "where the warm-up starts, for --lr_reference clips a step")
     lr_reference: int = _option(256, "learning rates are multiplied by clips in a step / this; 0: taken as they are")
+    lr_scaling: Literal["all", "peak"] = _option("all", "peak: only the peak is multiplied, the two ends of the curve are not")
+    lr_schedule: Literal["step", "epoch", "epoch_lag"] = _option(
+        "step",
+        "step: a rate for every step, the cosine after the warm-up. epoch: a rate for every epoch, on a cosine over all "
+        "epochs, of which the warm-up covers the first. epoch_lag: the same, an epoch late, as the reference does for images",
+    )
     warmup_epochs: float = _option(5.0, "epochs of linear warm-up")
     weight_decay: float = _option(0.05, "of matrices, position embeddings excepted")
     layer_decay: float = _option(0.75, "the learning rate's factor from layer to layer")
@@ -115,7 +142,7 @@ class FinetuningArguments(TrainingArguments):
         if self.warmup_epochs > self.num_train_epochs:
             raise ValueError(f"--warmup_epochs {self.warmup_epochs:g} of --num_train_epochs {self.num_train_epochs:g}")
         ours = {
-            "lr_scheduler_type": "--warmup_learning_rate, --min_learning_rate",
+            "lr_scheduler_type": "--lr_schedule, --warmup_learning_rate, --min_learning_rate",
             "warmup_steps": "--warmup_epochs",
             "label_smoothing_factor": "--label_smoothing",
         }
@@ -127,6 +154,70 @@ class FinetuningArguments(TrainingArguments):
         if self.data_seed is None:
             self.data_seed = self.seed
         super().__post_init__()
+
+
+@dataclass
+class ImagePretrainingArguments(VideoMambaTrainingArguments):
+    """With the reference's defaults for ImageNet, distilled or not."""
+
+    num_train_epochs: float = 300.0
+    learning_rate: float = 5e-4
+    min_learning_rate: float = 1e-5
+    lr_reference: int = 512
+    lr_scaling: Literal["all", "peak"] = "peak"
+    lr_schedule: Literal["step", "epoch", "epoch_lag"] = "epoch_lag"
+    layer_decay: float = 1.0
+
+
+@dataclass
+class DistillationArguments:
+    teacher: str = _option(
+        "",
+        "a trained VideoMamba: a directory, a released checkpoint's id, a hub repository; or another image or video model of "
+        "transformers that has as many tokens, or can interpolate its position embeddings",
+    )
+    media: Literal["image", "video"] = _option("image", "what is in the files of --data")
+    distillation_epochs: float | None = _option(None, "epochs after which the teacher stops (Fig. 6b; default: never)")
+
+
+@dataclass
+class MaskedPretrainingArguments(VideoMambaTrainingArguments):
+    """With the reference's defaults for masked pretraining."""
+
+    validation_fraction: float = 0.0
+    num_train_epochs: float = 800.0
+    learning_rate: float = 1.5e-4
+    min_learning_rate: float = 1e-5
+    warmup_learning_rate: float = 0.0
+    warmup_epochs: float = 40.0
+    layer_decay: float = 1.0
+    adam_beta2: float = 0.95
+    load_best_model_at_end: bool = False
+    metric_for_best_model: str | None = "loss"
+    ddp_find_unused_parameters: bool | None = _option(True, "the reference's tap leaves the last block without a gradient")
+
+
+@dataclass
+class AlignmentArguments:
+    teacher: str = _option("openai/clip-vit-base-patch16", "a CLIP model: a directory or a hub repository")
+    teacher_normalization: Literal["imagenet", "clip"] = _option(
+        "imagenet", "statistics of the frames that the teacher sees. imagenet: the student's, as in the reference"
+    )
+    mask_type: Literal["attention", "random", "tube", "clip_row", "frame_row"] = _option(
+        "attention", "which patches are left out (Fig. 5, Table 5)"
+    )
+    mask_ratio: float = _option(0.8, "part of the patches that is left out")
+    num_aligned_layers: int = _option(1, "layers to align, counted from the last one down")
+    aligned_layer_interval: float = _option(1.0, "distance between aligned layers of the student")
+    teacher_layer_interval: float = _option(1.0, "distance between aligned layers of the teacher")
+    alignment_tap: Literal["before_last_block", "after_last_block", "after_norm"] = _option(
+        "before_last_block",
+        "what stands for the student's last layer. before_last_block: the residual stream without the last block, as in the "
+        "reference, whose last block and final norm learn nothing. after_last_block: with it. after_norm: the model's output",
+    )
+    normalize_alignment: bool = _option(True, "features of unit length, the student's and the teacher's")
+    alignment_loss: Literal["l2", "mse", "smooth_l1"] = _option("l2", "distance of features; l2 is 2 - 2 cos")
+    horizontal_flip: bool = _option(True, "mirror half of the clips")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

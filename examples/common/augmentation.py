@@ -1,7 +1,7 @@
 """Training transforms of clips: every frame of a clip is changed in the same way.
 
 A clip is `(frames, 3, height, width)`. torchvision's v2 transforms treat the leading dimension so by themselves; timm's
-RandAugment and random erasing, which know single pictures only, are taught to here. Values are the reference's
+augmentation policies and random erasing, which know single pictures only, are taught to here. Values are the reference's
 (`datasets/{kinetics_sparse,video_transforms,random_erasing}.py`).
 """
 
@@ -9,26 +9,29 @@ import random
 
 import numpy as np
 import torch
-from timm.data.auto_augment import rand_augment_transform
+from timm.data.auto_augment import auto_augment_transform, rand_augment_transform
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from transformers.image_utils import PILImageResampling
+
+from modeling_videomamba import VideoMambaVideoProcessor
 
 
 GREY = (128, 128, 128)
 
 
-class ClipRandAugment(v2.Transform):
-    """timm's RandAugment with one draw of operations and magnitudes for all frames.
+class ClipAutoAugment(v2.Transform):
+    """timm's RandAugment or AutoAugment with one draw of operations and magnitudes for all frames.
 
     Takes and returns uint8. `policy` is timm's notation: `rand-m7-n4-mstd0.5-inc1` applies 4 operations, each with probability
-    1/2 and a magnitude from N(7, 0.5).
+    1/2 and a magnitude from N(7, 0.5); `v0` is AutoAugment's for ImageNet.
     """
 
     def __init__(self, policy: str):
         super().__init__()
         self.policy = policy
-        self.augment = rand_augment_transform(policy, {"img_mean": GREY, "interpolation": PILImageResampling.BICUBIC})
+        make = rand_augment_transform if policy.startswith("rand") else auto_augment_transform
+        self.augment = make(policy, {"img_mean": GREY, "interpolation": PILImageResampling.BICUBIC})
 
     def transform(self, inpt: Tensor, params: dict) -> Tensor:
         draw = random.getstate(), np.random.get_state()
@@ -82,7 +85,7 @@ def training_transform(
     size: int,
     mean: list[float],
     std: list[float],
-    rand_augment: str | None = "rand-m7-n4-mstd0.5-inc1",
+    auto_augment: str | None = "rand-m7-n4-mstd0.5-inc1",
     min_area: float = 0.08,
     horizontal_flip: bool = True,
     random_erasing: float = 0.25,
@@ -91,7 +94,7 @@ def training_transform(
 
     `min_area` is the smallest part of the frame that a random resized crop takes.
     """
-    steps = [ClipRandAugment(rand_augment)] if rand_augment else []
+    steps = [ClipAutoAugment(auto_augment)] if auto_augment else []
     steps += [
         v2.ToDtype(torch.float32, scale=True),
         v2.RandomResizedCrop(size, (min_area, 1), (3 / 4, 4 / 3), InterpolationMode.BILINEAR, antialias=False),
@@ -100,3 +103,24 @@ def training_transform(
         ClipRandomErasing(random_erasing),
     ]
     return v2.Compose(steps)
+
+
+def pretraining_transform(size: int, mean: list[float], std: list[float], horizontal_flip: bool = True) -> v2.Compose:
+    """The transform of masked pretraining, from and to the same as [`training_transform`]."""
+    steps = [
+        MultiScaleCrop(size),
+        v2.RandomHorizontalFlip(0.5 if horizontal_flip else 0),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(mean, std),
+    ]
+    return v2.Compose(steps)
+
+
+class EvaluationTransform:
+    """One view of uint8 frames `(frames, 3, height, width)`, as the processor makes it: `(frames, 3, size, size)`, fp32."""
+
+    def __init__(self, processor: VideoMambaVideoProcessor):
+        self.processor = processor
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        return self.processor(frames, do_sample_frames=False, return_tensors="pt")["pixel_values"][0]

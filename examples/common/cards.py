@@ -1,4 +1,4 @@
-"""The model card of a fine-tuned classifier: what was trained, from what, on what, how, and what validation said."""
+"""The card of a model that was trained here: what was trained, from what, on what, how, and what validation said."""
 
 from pathlib import Path
 
@@ -6,9 +6,8 @@ import torch
 import transformers
 from huggingface_hub import ModelCardData
 
-from modeling_videomamba import VideoMambaConfig
-
-from .arguments import AugmentationArguments, DataArguments, FinetuningArguments, ModelArguments
+from .arguments import AlignmentArguments, AugmentationArguments, DataArguments, DistillationArguments, ModelArguments
+from .trainer import VideoMambaTrainer
 
 
 METRIC_NAMES = {"accuracy": "top-1", "top5_accuracy": "top-5", "mse": "mean squared error", "loss": "loss"}
@@ -16,67 +15,117 @@ METRIC_NAMES = {"accuracy": "top-1", "top5_accuracy": "top-5", "mse": "mean squa
 USE = """```python
 from transformers import pipeline
 
-classify = pipeline("video-classification", model="NAME", trust_remote_code=True)
-print(classify("video.mp4"))
+classify = pipeline("{media}-classification", model="{name}", trust_remote_code=True)
+print(classify("{file}"))
+```"""
+USE_PRETRAINED = """```python
+from transformers import AutoModelForVideoClassification
+
+model = AutoModelForVideoClassification.from_pretrained("{name}", num_labels=10, trust_remote_code=True)  # to fine-tune
 ```"""
 
 
-def finetuning_card(
-    config: VideoMambaConfig,
+def write_classification_card(
+    trainer: VideoMambaTrainer,
     model_args: ModelArguments,
     data_args: DataArguments,
     augmentation: AugmentationArguments,
-    args: FinetuningArguments,
-    clips_per_step: int,
-    num_videos: tuple[int, int],
     metrics: dict[str, float],
-) -> str:
-    """The text of README.md.
-
-    Args:
-        clips_per_step: what the learning rates were scaled with.
-        num_videos: of training and of validation.
-        metrics: of the last validation, named `eval_accuracy` and so on.
-    """
-    name = args.hub_model_id or Path(args.output_dir).name
+    distillation: DistillationArguments | None = None,
+) -> None:
+    """Writes README.md into the output directory. `metrics` are those of the last validation."""
+    config = trainer.model.config
+    media = "image" if config.num_frames is None else "video"
     task = "regressor" if config.problem_type == "regression" else "classifier"
-    scaled = clips_per_step / args.lr_reference if args.lr_reference else 1
     mixing = f"Mixup {augmentation.mixup}, CutMix {augmentation.cutmix}, label smoothing {augmentation.label_smoothing}"
     flip = "with" if augmentation.horizontal_flip else "no"
-    training = {
+    rows = _training_rows(trainer, model_args, data_args) | {
+        "copies": f"every {media} {augmentation.repeated_augmentation} time(s)",
+        "augmentation": f"{augmentation.auto_augment}, crops from {augmentation.min_crop_area:.0%} of the area, "
+        f"{flip} horizontal flips, random erasing {augmentation.random_erasing:g}",
+        "labels": "values" if config.problem_type == "regression" else mixing,
+    }
+    if distillation is not None:
+        until = f"for {distillation.distillation_epochs:g} epochs" if distillation.distillation_epochs else "all along"
+        rows["self-distillation"] = f"its tokens were aligned with those of {distillation.teacher}, {until}"
+    results = {label: metrics[f"eval_{key}"] for key, label in METRIC_NAMES.items() if f"eval_{key}" in metrics}
+    results = {label: f"{value:.1%}" if label.startswith("top") else f"{value:.4f}" for label, value in results.items()}
+    sections = [
+        f"A [VideoMamba](https://arxiv.org/abs/2403.06977) {media} {task}: {config.num_hidden_layers} blocks of width "
+        f"{config.hidden_size}, {config.num_labels} label(s).",
+        "## Use",
+        USE.format(media=media, name=_name(trainer), file="video.mp4" if media == "video" else "image.jpg"),
+        "## Training",
+        _table(rows),
+        "## Validation",
+        f"One view of each {media}.",
+        _table(results),
+    ]
+    _write(trainer, sections, f"{media}-classification", media)
+
+
+def write_pretraining_card(
+    trainer: VideoMambaTrainer,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    alignment: AlignmentArguments,
+    metrics: dict[str, float],
+) -> None:
+    """Writes README.md into the output directory. `metrics` are those of the last validation, if there was one."""
+    config = trainer.model.config
+    rows = _training_rows(trainer, model_args, data_args) | {
+        "teacher": f"{alignment.teacher}, {alignment.teacher_normalization} statistics",
+        "mask": f"{alignment.mask_type}, {alignment.mask_ratio:.0%}",
+        "aligned": f"{config.num_aligned_layers} layer(s) every {config.aligned_layer_interval:g}, {config.alignment_tap}, "
+        f"{config.alignment_loss}",
+        "augmentation": f"multi-scale crops, {'with' if alignment.horizontal_flip else 'no'} horizontal flips",
+    }
+    sections = [
+        f"A [VideoMamba](https://arxiv.org/abs/2403.06977) without a head: {config.num_hidden_layers} blocks of width "
+        f"{config.hidden_size}, whose visible tokens were aligned with those of a CLIP teacher.",
+        "## Use",
+        USE_PRETRAINED.format(name=_name(trainer)),
+        "## Training",
+        _table(rows),
+    ]
+    if metrics:
+        sections += ["## Validation", f"The loss, with masks that stay the same: {metrics['eval_loss']:.4f}."]
+    _write(trainer, sections, "feature-extraction", "video")
+
+
+def _name(trainer: VideoMambaTrainer) -> str:
+    return trainer.args.hub_model_id or Path(trainer.args.output_dir).name
+
+
+def _training_rows(trainer: VideoMambaTrainer, model_args: ModelArguments, data_args: DataArguments) -> dict[str, str]:
+    args, config = trainer.args, trainer.model.config
+    media = "images" if config.num_frames is None else "videos"
+    num_validation = len(trainer.eval_dataset) if trainer.eval_dataset else 0
+    peak, start, end = trainer.learning_rates
+    clip = f"{config.num_frames} frames of {config.image_size} pixels, sampled over the whole video or window"
+    return {
         "started from": model_args.model or "random weights",
-        "data": f"{data_args.data}: {num_videos[0]:,} videos to train on, {num_videos[1]:,} to validate on",
-        "clip": f"{config.num_frames} frames of {config.image_size} pixels, sampled over the whole video or window",
+        "data": f"{data_args.data}: {len(trainer.train_dataset):,} {media} to train on, {num_validation:,} to validate on",
+        "input": clip if config.num_frames else f"{config.image_size} pixels",
         "epochs": f"{args.num_train_epochs:g}, of them {args.warmup_epochs:g} to warm up",
-        "clips a step": f"{clips_per_step}, every video {augmentation.repeated_augmentation} time(s)",
-        "learning rate": f"{args.warmup_learning_rate * scaled:.3g} to {args.learning_rate * scaled:.3g}, by a cosine to "
-        f"{args.min_learning_rate * scaled:.3g}; layer decay {args.layer_decay:g} ({args.layer_decay_mode})",
+        "clips a step": f"{trainer.clips_per_step}",
+        "learning rate": f"{start:.3g} to {peak:.3g}, by a cosine to {end:.3g} ({args.lr_schedule}); "
+        f"layer decay {args.layer_decay:g} ({args.layer_decay_mode})",
         "optimizer": f"{args.optim.value}, betas {args.adam_beta1:g} and {args.adam_beta2:g}, "
         f"weight decay {args.weight_decay:g}",
         "drop path": f"{config.drop_path_rate:g}",
-        "augmentation": f"RandAugment {augmentation.rand_augment}, crops from {augmentation.min_crop_area:.0%} of the area, "
-        f"{flip} horizontal flips, random erasing {augmentation.random_erasing:g}",
-        "labels": "values" if config.problem_type == "regression" else mixing,
         "precision": "bf16 autocast" if args.bf16 else "fp32",
         "seed": f"{args.seed}",
         "versions": f"PyTorch {torch.__version__}, transformers {transformers.__version__}",
     }
-    results = {label: metrics[f"eval_{key}"] for key, label in METRIC_NAMES.items() if f"eval_{key}" in metrics}
-    metadata = ModelCardData(library_name="transformers", pipeline_tag="video-classification", tags=["video", "videomamba"])
-    sections = [
-        f"# {name}",
-        f"A [VideoMamba](https://arxiv.org/abs/2403.06977) video {task}: {config.num_hidden_layers} blocks of width "
-        f"{config.hidden_size}, {config.num_labels} label(s).",
-        "## Use",
-        USE.replace("NAME", name),
-        "## Training",
-        _table(training),
-        "## Validation",
-        "One view of each video.",
-        _table({label: f"{value:.1%}" if label.startswith("top") else f"{value:.4f}" for label, value in results.items()}),
-    ]
-    return f"---\n{metadata}\n---\n\n" + "\n\n".join(sections) + "\n"
 
 
 def _table(rows: dict[str, str]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _write(trainer: VideoMambaTrainer, sections: list[str], pipeline_tag: str, tag: str) -> None:
+    if trainer.is_world_process_zero():
+        metadata = ModelCardData(library_name="transformers", pipeline_tag=pipeline_tag, tags=[tag, "videomamba"])
+        text = "\n\n".join([f"---\n{metadata}\n---", f"# {_name(trainer)}", *sections]) + "\n"
+        (Path(trainer.args.output_dir) / "README.md").write_text(text, encoding="utf-8")

@@ -1,7 +1,8 @@
-"""From a table of videos to batches of clips: what the Trainer's data loaders call.
+"""From a table of videos or images to batches: what the Trainer's data loaders call.
 
 An item is a video: its clips `(clips, frames, 3, height, width)` in training, one for every repeat of the augmentation, or its
-views in evaluation. The collator puts all clips of its videos into one batch.
+views in evaluation. The collator puts all clips of its videos into one batch. An image is a video of one frame until its
+transform, which leaves it `(3, height, width)`.
 """
 
 import hashlib
@@ -16,15 +17,17 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
-from transformers import TrainerCallback
+from transformers import BaseImageProcessor, TrainerCallback
 from transformers.video_utils import VideoMetadata
 
 from modeling_videomamba import VideoMambaVideoProcessor
 from modeling_videomamba.video_decoding import decode_video
 
 from .frame_sampling import FrameSampling, window_frames
+from .images import read_image
+from .masking import draw_noise
+from .media_lists import name_of, source_of
 from .mixing import ClipMixing
-from .video_lists import name_of
 
 
 UNREADABLE_LABEL = -100  # what losses and metrics leave out; for values to regress it is nan
@@ -46,8 +49,8 @@ def drawn_from(*key: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-class UnreadableVideos:
-    """Names videos that cannot be decoded, once each, in a file that all workers and processes write.
+class UnreadableFiles:
+    """Names videos or images that cannot be decoded, once each, in a file that all workers and processes write.
 
     With `strict` they are errors.
     """
@@ -55,13 +58,13 @@ class UnreadableVideos:
     def __init__(self, file: Path, strict: bool = False):
         self.file, self.strict = file, strict
 
-    def add(self, video: str, error: Exception) -> None:
+    def add(self, name: str, error: Exception) -> None:
         if self.strict:
-            raise ValueError(f"Cannot read {video} (--strict): {error}") from error
-        if video not in self.names():
-            print(f"warning: skipped {video}: {error}", file=sys.stderr)
+            raise ValueError(f"Cannot read {name} (--strict): {error}") from error
+        if name not in self.names():
+            print(f"warning: skipped {name}: {error}", file=sys.stderr)
             with self.file.open("a", encoding="utf-8") as file:
-                file.write(f"{video}\n")
+                file.write(f"{name}\n")
 
     def names(self) -> list[str]:
         return sorted(set(self.file.read_text(encoding="utf-8").splitlines())) if self.file.exists() else []
@@ -70,12 +73,16 @@ class UnreadableVideos:
 def read_frames(row: dict, choose: Callable[[int], list[int] | np.ndarray]) -> Tensor:
     """The frames `(frames, 3, height, width)`, uint8, that `choose` picks among those of a row's video, or of its window.
 
+    An image is its one frame.
+
     Raises:
-        ValueError, OSError: if the video cannot be read.
+        ValueError, OSError: if the video or image cannot be read.
     """
-    video, start, end = row["video"], row.get("start"), row.get("end")
+    video, start, end = source_of(row), row.get("start"), row.get("end")
     if isinstance(video, dict):
         video = video["bytes"] or video["path"]
+    if "image" in row:
+        return read_image(video)[None]
 
     def choose_in_window(metadata: VideoMetadata) -> np.ndarray:
         first, length = window_frames(metadata.total_num_frames, metadata.fps, start, end)
@@ -97,8 +104,8 @@ def _read_frame_folder(folder: Path, choose: Callable[[int], list[int] | np.ndar
         raise ValueError(f"Cannot read the pictures in {folder}: {str(error).splitlines()[0]}") from error
 
 
-def require_readable(videos: Dataset, where: str, unreadable: UnreadableVideos) -> None:
-    """Goes through the videos up to the first that can be read.
+def require_readable(videos: Dataset, where: str, unreadable: UnreadableFiles) -> None:
+    """Goes through the videos or images up to the first that can be read.
 
     Raises:
         ValueError: if there is none.
@@ -108,27 +115,29 @@ def require_readable(videos: Dataset, where: str, unreadable: UnreadableVideos) 
             read_frames(row, lambda total: [0])
             return
         except (ValueError, OSError) as error:
-            unreadable.add(name_of(row["video"]), error)
-    raise ValueError(f"None of the {len(videos)} {where} videos can be read.")
+            unreadable.add(name_of(row), error)
+    media = "image" if "image" in videos.column_names else "video"
+    raise ValueError(f"None of the {len(videos)} {where} {media}s can be read.")
 
 
 class TrainingClips(torch.utils.data.Dataset):
-    """Augmented clips of labelled videos.
+    """Augmented clips of videos, or augmented images, with their labels if there are any.
 
     What item i is in an epoch depends on the seed, the epoch and i, on nothing else: not on workers, processes, or whether the
-    run was interrupted. A video that cannot be read is replaced by the next that can.
+    run was interrupted. Items from the number of videos on are further copies of the same ones, see
+    [`RepeatedAugmentationSampler`]. What cannot be read is replaced by the next that can.
     """
 
     def __init__(
         self,
         videos: Dataset,
-        labels: list[int] | list[float],
+        labels: list[int] | list[float] | None,
         sampling: FrameSampling,
         num_frames: int,
         transform: Callable[[Tensor], Tensor],
         repeats: int,
         seed: int,
-        unreadable: UnreadableVideos,
+        unreadable: UnreadableFiles,
     ):
         self.videos, self.labels = videos, labels
         self.sampling, self.num_frames, self.transform = sampling, num_frames, transform
@@ -141,19 +150,20 @@ class TrainingClips(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict:
         key = (self.seed, int(self.epoch), index)
         with drawn_from(*key):
-            label, frames = self._read_from(index)
+            readable, frames = self._read_from(index % len(self))
             clips = torch.stack([self.transform(frames) for _ in range(self.repeats)])  # (repeats, frames, 3, height, width)
-        return {"pixel_values": clips, "labels": torch.tensor([label] * self.repeats), "key": key}
+        labels = {} if self.labels is None else {"labels": torch.tensor([self.labels[readable]] * self.repeats)}
+        return {"pixel_values": clips, "key": key, **labels}
 
-    def _read_from(self, index: int) -> tuple[int | float, Tensor]:
+    def _read_from(self, index: int) -> tuple[int, Tensor]:
         for i in range(len(self)):
             readable = (index + i) % len(self)
             row = self.videos[readable]
             try:
-                return self.labels[readable], read_frames(row, lambda total: self.sampling.train(total, self.num_frames))
+                return readable, read_frames(row, lambda total: self.sampling.train(total, self.num_frames))
             except (ValueError, OSError) as error:
-                self.unreadable.add(name_of(row["video"]), error)
-        raise ValueError(f"None of the {len(self)} training videos can be read.")
+                self.unreadable.add(name_of(row), error)
+        raise ValueError(f"None of the {len(self)} videos or images to train on can be read.")
 
 
 class EpochOfClips(TrainerCallback):
@@ -169,7 +179,7 @@ class EpochOfClips(TrainerCallback):
 class EvaluationViews(torch.utils.data.Dataset):
     """The views of labelled videos, `(num_clips * num_crops, frames, 3, height, width)`, with one label each.
 
-    A video that cannot be read is black, and its label [`UNREADABLE_LABEL`] or nan.
+    Of an image it is one, `(1, 3, height, width)`. What cannot be read is black, and its label [`UNREADABLE_LABEL`] or nan.
     """
 
     def __init__(
@@ -177,40 +187,44 @@ class EvaluationViews(torch.utils.data.Dataset):
         videos: Dataset,
         labels: list[int] | list[float],
         sampling: FrameSampling,
-        processor: VideoMambaVideoProcessor,
-        unreadable: UnreadableVideos,
+        processor: VideoMambaVideoProcessor | BaseImageProcessor,
+        unreadable: UnreadableFiles,
         num_clips: int = 1,
         num_crops: int = 1,
     ):
         self.videos, self.labels = videos, labels
         self.sampling, self.processor, self.unreadable = sampling, processor, unreadable
         self.num_clips, self.num_crops = num_clips, num_crops
+        self.num_frames = getattr(processor, "num_frames", 1)
 
     def __len__(self) -> int:
         return len(self.videos)
 
     def __getitem__(self, index: int) -> dict:
-        row, processor = self.videos[index], self.processor
+        row = self.videos[index]
         label = torch.tensor(self.labels[index])
         try:
-            frames = read_frames(row, lambda total: self.sampling.views(total, processor.num_frames, self.num_clips))
+            frames = read_frames(row, lambda total: self.sampling.views(total, self.num_frames, self.num_clips))
         except (ValueError, OSError) as error:
-            self.unreadable.add(name_of(row["video"]), error)
+            self.unreadable.add(name_of(row), error)
             label = torch.full_like(label, torch.nan if label.is_floating_point() else UNREADABLE_LABEL)
-            frames = torch.zeros(self.num_clips * processor.num_frames, 3, *self._crop_size(), dtype=torch.uint8)
-        views = processor(
-            frames, do_sample_frames=False, num_clips=self.num_clips, num_crops=self.num_crops, return_tensors="pt"
-        )["pixel_values"]
+            crop_size = self.processor.crop_size["height"], self.processor.crop_size["width"]
+            frames = torch.zeros(self.num_clips * self.num_frames, 3, *crop_size, dtype=torch.uint8)
+        views = self._views_of(frames)
         return {"pixel_values": views, "labels": label.repeat(len(views))}
 
-    def _crop_size(self) -> tuple[int, int]:
-        return self.processor.crop_size["height"], self.processor.crop_size["width"]
+    def _views_of(self, frames: Tensor) -> Tensor:
+        if isinstance(self.processor, VideoMambaVideoProcessor):
+            options = {"do_sample_frames": False, "num_clips": self.num_clips, "num_crops": self.num_crops}
+            return self.processor(frames, **options, return_tensors="pt")["pixel_values"]
+        return self.processor(frames[0], return_tensors="pt")["pixel_values"]
 
 
 class ClipCollator:
     """Joins the clips of all items into one batch: `pixel_values` `(clips, frames, 3, height, width)`, `labels` `(clips,)`.
 
-    With `mixing`, clips of items that have a key are mixed: labels become `(clips, num_labels)`.
+    Images are `(images, 3, height, width)`. With `mixing`, clips of items that have a key are mixed: labels become
+    `(clips, num_labels)`.
     """
 
     def __init__(self, mixing: ClipMixing | None = None):
@@ -223,3 +237,20 @@ class ClipCollator:
             with drawn_from(*items[0]["key"], 1):
                 pixel_values, labels = self.mixing(pixel_values, labels)
         return {"pixel_values": pixel_values, "labels": labels}
+
+
+class MaskingCollator:
+    """Joins clips into one batch, with `mask_noise` `(clips, positions, rows, columns)`, which their masks are made of.
+
+    The same item has the same noise. See [`mask_patches`].
+    """
+
+    def __init__(self, positions: int, rows: int, columns: int):
+        self.size = positions, rows, columns
+
+    def __call__(self, items: list[dict]) -> dict[str, Tensor]:
+        noise = []
+        for item in items:
+            with drawn_from(*item["key"], 1):
+                noise += [draw_noise(*self.size) for _ in item["pixel_values"]]
+        return {"pixel_values": torch.cat([item["pixel_values"] for item in items]), "mask_noise": torch.stack(noise)}

@@ -1,4 +1,4 @@
-"""The model to start from, with the head that the data needs."""
+"""The model to start from, with the head that the data or the teacher needs."""
 
 import json
 import os
@@ -12,10 +12,17 @@ from conversion.converter import convert_released, save
 from conversion.labels import load_labels
 from conversion.model_card import released_model_card
 from conversion.released import ALIASES, find_released, load_released
-from modeling_videomamba import VideoMambaConfig, VideoMambaForVideoClassification
+from modeling_videomamba import (
+    VideoMambaConfig,
+    VideoMambaForImageClassification,
+    VideoMambaForPreTraining,
+    VideoMambaForVideoClassification,
+    VideoMambaPreTrainedModel,
+)
 
-from .arguments import ModelArguments
-from .video_lists import label_names
+from .arguments import AlignmentArguments, ModelArguments
+from .media_files import Media
+from .media_lists import label_names
 
 
 def locate(model: str) -> str:
@@ -30,13 +37,13 @@ def locate(model: str) -> str:
     return str(directory)
 
 
-def labels_of(videos: Dataset, labels_file: str | None, num_labels: int | None) -> list[str] | None:
+def labels_of(files: Dataset, labels_file: str | None, num_labels: int | None) -> list[str] | None:
     """Names of the classes by id, from the data or a file; `None` if there are only numbers.
 
     Raises:
         ValueError: if the data names another number of labels than `num_labels`.
     """
-    names = label_names(videos)
+    names = label_names(files)
     if names is None and labels_file is not None:
         by_id = load_labels(labels_file, num_labels)
         names = [by_id[i] for i in range(len(by_id))]
@@ -45,50 +52,92 @@ def labels_of(videos: Dataset, labels_file: str | None, num_labels: int | None) 
     return names
 
 
-def start_model(args: ModelArguments, videos: Dataset, labels_file: str | None = None) -> VideoMambaForVideoClassification:
-    """The classifier that training starts from.
+def start_classifier(
+    args: ModelArguments, files: Dataset, labels_file: str | None = None, media: Media = "video"
+) -> VideoMambaForVideoClassification | VideoMambaForImageClassification:
+    """The classifier of videos or images that training starts from.
 
     The parent's head is kept if it has the same labels (in whatever order the data names them), or, where the data has bare
-    numbers, as many; else a new one is made. Position embeddings are interpolated to the wanted clip.
+    numbers, as many; else a new one is made. Position embeddings are interpolated to the wanted size.
     """
-    if (args.model is None) == (args.model_config is None):
-        raise ValueError("Give either --model, what to start from, or --model_config, to start from scratch.")
-    parent = locate(args.model) if args.model else None
-    config = VideoMambaConfig.from_pretrained(parent) if parent else VideoMambaConfig(**json.loads(args.model_config))
+    parent, config = parent_of(args)
     overrides = {"problem_type": args.problem_type}
-    if args.drop_path_rate is not None:
-        overrides["drop_path_rate"] = args.drop_path_rate
-
     if args.problem_type == "regression":
         keeps_head = config.num_labels == 1
         overrides |= {} if keeps_head else {"num_labels": 1}
     else:
-        if any(isinstance(label, float) for label in videos["label"]):
+        if any(isinstance(label, float) for label in files["label"]):
             raise ValueError("The labels are values, no classes: --problem_type regression learns to predict them.")
-        names = labels_of(videos, labels_file, args.num_labels)
-        num_labels = len(names) if names else args.num_labels or max(videos["label"]) + 1
+        names = labels_of(files, labels_file, args.num_labels)
+        num_labels = len(names) if names else args.num_labels or max(files["label"]) + 1
         own_names = [config.id2label[i] for i in range(config.num_labels)]
         keeps_head = config.num_labels == num_labels and (
-            names is None or names == own_names or (label_names(videos) is not None and set(names) == set(own_names))
+            names is None or names == own_names or (label_names(files) is not None and set(names) == set(own_names))
         )
         if not keeps_head:
             names = names or [f"LABEL_{i}" for i in range(num_labels)]
             overrides |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
 
+    model_class = VideoMambaForVideoClassification if media == "video" else VideoMambaForImageClassification
+    model = _start(model_class, args, parent, config, overrides, ignore_mismatched_sizes=not keeps_head)
+    if parent is not None and not keeps_head:  # of the same size, the parent's was loaded
+        torch.nn.init.trunc_normal_(model.classifier.weight, std=config.initializer_range)
+        torch.nn.init.zeros_(model.classifier.bias)
+    model.config.label2id = {name: i for i, name in model.config.id2label.items()}  # a config may have one without the other
+    return model
+
+
+def start_pretraining_model(
+    args: ModelArguments, alignment: AlignmentArguments, teacher_width: int
+) -> VideoMambaForPreTraining:
+    """The model that masked pretraining starts from: a new one, or any trained before, of videos or of images."""
+    parent, config = parent_of(args)
+    overrides = {
+        "num_aligned_layers": alignment.num_aligned_layers,
+        "aligned_layer_interval": alignment.aligned_layer_interval,
+        "alignment_size": teacher_width,
+        "alignment_tap": alignment.alignment_tap,
+        "normalize_alignment": alignment.normalize_alignment,
+        "alignment_loss": alignment.alignment_loss,
+    }
+    return _start(VideoMambaForPreTraining, args, parent, config, overrides, ignore_mismatched_sizes=True)
+
+
+def parent_of(args: ModelArguments) -> tuple[str | None, VideoMambaConfig]:
+    """The directory or repository that training starts from, `None` for random weights, and its configuration."""
+    if (args.model is None) == (args.model_config is None):
+        raise ValueError("Give either --model, what to start from, or --model_config, to start from scratch.")
+    if args.model is None:
+        return None, VideoMambaConfig(**json.loads(args.model_config))
+    parent = locate(args.model)
+    return parent, VideoMambaConfig.from_pretrained(parent)
+
+
+def _start(
+    model_class: type[VideoMambaPreTrainedModel],
+    args: ModelArguments,
+    parent: str | None,
+    config: VideoMambaConfig,
+    overrides: dict,
+    ignore_mismatched_sizes: bool,
+) -> VideoMambaPreTrainedModel:
+    if args.drop_path_rate is not None:
+        overrides["drop_path_rate"] = args.drop_path_rate
+    is_image = model_class is VideoMambaForImageClassification
+    if is_image and args.num_frames is not None:
+        raise ValueError(f"--num_frames {args.num_frames}, but the data are images.")
     if parent is None:
         sizes = {"num_frames": args.num_frames, "image_size": args.image_size}
         overrides |= {name: size for name, size in sizes.items() if size is not None}
-        return VideoMambaForVideoClassification(VideoMambaConfig(**(json.loads(args.model_config) | overrides)))
-    if config.num_frames is None:
+        overrides |= {"num_frames": None} if is_image else {}
+        return model_class(VideoMambaConfig(**(json.loads(args.model_config) | overrides)))
+    if is_image and config.num_frames is not None:
+        raise ValueError(f"{args.model} is a model of videos, but the data are images.")
+    if not is_image and config.num_frames is None:
         if args.num_frames is None:
             raise ValueError(f"{args.model} is a model of images: say how many frames its clips have, with --num_frames.")
         overrides["num_frames"] = args.num_frames
-    model = VideoMambaForVideoClassification.from_pretrained(
-        parent, dtype=torch.float32, ignore_mismatched_sizes=not keeps_head, **overrides
-    )
-    if not keeps_head:  # of the same size, the parent's was loaded
-        torch.nn.init.trunc_normal_(model.classifier.weight, std=config.initializer_range)
-        torch.nn.init.zeros_(model.classifier.bias)
+    options = {"dtype": torch.float32, "ignore_mismatched_sizes": ignore_mismatched_sizes}
+    model = model_class.from_pretrained(parent, **options, **overrides)
     model.resize_position_embeddings(args.image_size, args.num_frames)
-    model.config.label2id = {name: i for i, name in model.config.id2label.items()}  # a config may have one without the other
     return model

@@ -1,7 +1,29 @@
 """What the results in a directory depend on, so that an interrupted run is not continued as another."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+
+from .arguments import DataArguments, VideoMambaTrainingArguments
+
+
+CHOSEN = {
+    DataArguments: ("data", "labels", "frame_sampling", "window_seconds", "window_stride"),
+    VideoMambaTrainingArguments: (
+        *("seed", "num_train_epochs", "max_steps", "warmup_epochs", "validation_fraction", "bf16", "max_grad_norm"),
+        *("learning_rate", "min_learning_rate", "warmup_learning_rate", "lr_reference", "lr_scaling", "lr_schedule"),
+        *("per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "layer_decay", "layer_decay_mode"),
+    ),
+}  # of all other arguments, all
+
+
+def settings_of(*arguments) -> dict:
+    """What the weights depend on in the arguments of a script, which a run that goes on cannot change."""
+    settings = {}
+    for group in arguments:
+        names = next((names for kind, names in CHOSEN.items() if isinstance(group, kind)), None)
+        settings |= asdict(group) if names is None else {name: getattr(group, name) for name in names}
+    return settings
 
 
 def check_settings(file: Path, settings: dict) -> None:

@@ -1,4 +1,4 @@
-"""The Trainer of the classification scripts: the reference's optimizer, schedule and loss, all else transformers'."""
+"""The Trainer of all scripts: the reference's optimizer, schedule and classification loss, all else transformers'."""
 
 import json
 from pathlib import Path
@@ -7,21 +7,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from .clips import UNREADABLE_LABEL, EpochOfClips
-from .optimization import parameter_groups, parameter_settings, scale_learning_rate, warmup_cosine
+from .optimization import epoch_cosine, parameter_groups, parameter_settings, scale_learning_rate, warmup_cosine
+from .repeated_augmentation import RepeatedAugmentationSampler
 
 
 class VideoMambaTrainer(Trainer):
-    """A Trainer over [`TrainingClips`], for [`FinetuningArguments`]."""
+    """A Trainer over [`TrainingClips`], for [`VideoMambaTrainingArguments`].
 
-    def __init__(self, *args, **kwargs):
+    With `image_copies`, items are drawn by a [`RepeatedAugmentationSampler`].
+    """
+
+    def __init__(self, *args, image_copies: int = 1, **kwargs):
         if kwargs["args"].n_gpu > 1:
             raise ValueError("For several GPUs, start the script with `accelerate launch` or `torchrun`.")
-        super().__init__(*args, compute_loss_func=classification_loss, **kwargs)
+        super().__init__(*args, **kwargs)
+        self.image_copies = image_copies
         # before FSDP flattens the parameters, which hides that some are vectors
         decay = self.args.weight_decay, self.args.layer_decay, self.args.layer_decay_mode
         self.settings = parameter_settings(self.model, *decay)
@@ -35,6 +40,19 @@ class VideoMambaTrainer(Trainer):
     def scaled(self, learning_rate: float) -> float:
         reference = self.args.lr_reference
         return scale_learning_rate(learning_rate, self.clips_per_step, reference) if reference else learning_rate
+
+    @property
+    def learning_rates(self) -> tuple[float, float, float]:
+        """At the peak of the curve, at its start and at its end."""
+        args = self.args
+        ends = args.warmup_learning_rate, args.min_learning_rate
+        return self.scaled(args.learning_rate), *(map(self.scaled, ends) if args.lr_scaling == "all" else ends)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if self.image_copies == 1:
+            return super()._get_train_sampler(train_dataset)
+        processes = self.args.world_size
+        return RepeatedAugmentationSampler(self.train_dataset, self.image_copies, self.args.train_batch_size, processes)
 
     def get_eval_dataloader(self, eval_dataset: Dataset | str | None = None) -> DataLoader:
         """With all videos: `dataloader_drop_last`, which is meant for training, would leave out the last ones."""
@@ -55,11 +73,16 @@ class VideoMambaTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         if self.lr_scheduler is None:
             args = self.args
-            num_warmup_steps = round(num_training_steps * args.warmup_epochs / args.num_train_epochs)
-            peak, start, end = map(self.scaled, (args.learning_rate, args.warmup_learning_rate, args.min_learning_rate))
+            num_epochs, num_warmup_epochs = args.num_train_epochs, args.warmup_epochs
+            peak, start, end = self.learning_rates
 
             def factor(step: int) -> float:
-                return warmup_cosine(step, num_training_steps, num_warmup_steps, peak, start, end) / peak
+                if args.lr_schedule == "step":
+                    num_warmup_steps = round(num_training_steps * num_warmup_epochs / num_epochs)
+                    return warmup_cosine(step, num_training_steps, num_warmup_steps, peak, start, end) / peak
+                epoch = int(step * num_epochs / num_training_steps)
+                lag = args.lr_schedule == "epoch_lag"
+                return epoch_cosine(epoch, num_epochs, num_warmup_epochs, peak, start, end, lag) / peak
 
             self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, factor)
         return self.lr_scheduler
@@ -75,20 +98,30 @@ class VideoMambaTrainer(Trainer):
 def classification_loss(
     outputs: ImageClassifierOutput, labels: Tensor, num_items_in_batch: Tensor | int | None = None
 ) -> Tensor:
-    """Cross-entropy with class ids `(clips,)` or mixed labels `(clips, num_labels)`; squared error for one value a clip.
+    """The mean of [`classification_losses`] over clips, see [`mean_over_clips`]."""
+    return mean_over_clips(classification_losses(outputs.logits, labels), labels, num_items_in_batch)
 
-    The mean over the clips that could be read; in training, whose batch may be in parts, `num_items_in_batch` counts the
-    elements of all labels.
+
+def classification_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """One loss a clip, `(clips,)`; 0 for a clip that could not be read.
+
+    Cross-entropy with class ids `(clips,)` or mixed labels `(clips, num_labels)`; squared error for one value a clip.
     """
-    logits = outputs.logits.float()
     if labels.ndim == 1 and labels.is_floating_point():
-        losses = F.mse_loss(logits[:, 0], labels, reduction="none").nan_to_num()
-        readable = ~labels.isnan()
-    else:
-        losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=UNREADABLE_LABEL)
-        readable = (labels != UNREADABLE_LABEL).view(len(labels), -1)[:, 0]
-    num_clips = readable.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch / labels[0].numel()
-    return losses.sum() / num_clips
+        return F.mse_loss(logits[:, 0].float(), labels, reduction="none").nan_to_num()
+    return F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=UNREADABLE_LABEL)
+
+
+def mean_over_clips(losses: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """The mean of losses `(clips,)` over the clips that could be read.
+
+    In training, whose batch may be in parts, `num_items_in_batch` counts the elements of all labels.
+    """
+    if num_items_in_batch is not None:
+        return losses.sum() / (num_items_in_batch / labels[0].numel())
+    is_value = labels.ndim == 1 and labels.is_floating_point()
+    readable = ~labels.isnan() if is_value else (labels != UNREADABLE_LABEL).view(len(labels), -1)[:, 0]
+    return losses.sum() / readable.sum().clamp(min=1)
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:

@@ -1,7 +1,8 @@
-"""Labelled videos from a folder, a list, or a `datasets` data set, as one table: a row a video, none of them opened yet.
+"""Videos or images from a folder, a list, or a `datasets` data set, as one table: a row a file, none of them opened yet.
 
-The columns are `video` (a path, or `{"path": ..., "bytes": ...}`), `label` (a class id, a name or a value) and, for windows of
-long videos, `start` and `end` in seconds. Everything that can be wrong with a list is said here, before anything is trained.
+The columns are `video` or `image` (a path, or `{"path": ..., "bytes": ...}`), `label` (a class id, a name or a value) and, for
+windows of long videos, `start` and `end` in seconds. Everything that can be wrong with a list is said here, before anything is
+trained.
 """
 
 import csv
@@ -9,25 +10,35 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Value, Video
+from datasets import ClassLabel, Dataset, Features, Image, Value, Video
 
 from .frame_sampling import lvu_windows
-from .video_files import VIDEO_SUFFIXES, find_videos
+from .media_files import SUFFIXES, Media, find_files
 
 
 HEADERS = {"label", "labels", "class", "class_id", "category"}  # what the second field of a header says
+FEATURES = {"video": Video, "image": Image}
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
 
 
-def load_videos(data: str, split: str, video_root: str | None = None, data_config: str | None = None) -> Dataset | None:
-    """The videos of one split, or `None` if `data` has no such split.
+def load_media(
+    data: str,
+    split: str,
+    root: str | None = None,
+    data_config: str | None = None,
+    media: Media = "video",
+    labelled: bool = True,
+) -> Dataset | None:
+    """The videos, or images, of one split, or `None` if `data` has no such split.
 
     Args:
         data: a folder with one folder a class, or with such folders in `train`, `val` and `test`; a folder with the lists
             `train.csv`, `val.csv` and `test.csv`, or one such list; a directory of `Dataset.save_to_disk`; a hub data set.
         split: `"train"`, `"val"` or `"test"`. A source without splits is all `"train"`; a single list is every split.
-        video_root: where relative paths in a list start from; by default at the list.
+        root: where relative paths in a list start from; by default at the list.
         data_config: configuration of a hub data set.
+        media: what is in the files.
+        labelled: whether there must be labels. Without, any folder of files will do, and a list of nothing but paths.
 
     Raises:
         FileNotFoundError, ValueError: naming the path, line or column that is wrong.
@@ -35,79 +46,93 @@ def load_videos(data: str, split: str, video_root: str | None = None, data_confi
     if not data:
         raise ValueError("No --data given.")
     path = Path(data)
+    read_folder = read_class_folders if labelled else read_unlabelled_folder
     if path.is_file():
-        return read_list(path, video_root)
+        return read_list(path, root, media, labelled)
     if not path.is_dir():
-        return _load_hub(data, split, data_config)
+        return _load_hub(data, split, data_config, media, labelled)
     if (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists():
-        return _pick_split(datasets.load_from_disk(data), split)
+        return _pick_split(datasets.load_from_disk(data), split, media, labelled)
     if lists := _splits_in(path, ".csv"):
-        return read_list(lists[split], video_root) if split in lists else None
+        return read_list(lists[split], root, media, labelled) if split in lists else None
     if folders := _splits_in(path, ""):
-        return read_class_folders(folders[split]) if split in folders else None
-    return read_class_folders(path) if split == "train" else None
+        return read_folder(folders[split], media) if split in folders else None
+    return read_folder(path, media) if split == "train" else None
 
 
-def read_class_folders(folder: Path) -> Dataset:
-    """Videos from a folder that has one folder a class."""
+def read_class_folders(folder: Path, media: Media = "video") -> Dataset:
+    """Videos or images from a folder that has one folder a class."""
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
+        example = {"video": "VIDEO.mp4", "image": "IMAGE.jpg"}[media]
         raise ValueError(
-            f"{folder} has no class folders: expected {folder}/CLASS/VIDEO.mp4, a list, or train/val/test folders."
+            f"{folder} has no class folders: expected {folder}/CLASS/{example}, a list, or train/val/test folders."
         )
     paths, labels = [], []
     for label, name in enumerate(classes):
-        found = find_videos(folder / name)
+        found = find_files(folder / name, media)
         if not found:
-            raise ValueError(f"The class folder {folder / name} has no videos ({', '.join(sorted(VIDEO_SUFFIXES))}).")
+            raise ValueError(f"The class folder {folder / name} has no {media}s ({', '.join(sorted(SUFFIXES[media]))}).")
         paths += map(str, found)
         labels += [label] * len(found)
-    features = Features({"video": Value("string"), "label": ClassLabel(names=classes)})
-    return Dataset.from_dict({"video": paths, "label": labels}, features)
+    features = Features({media: Value("string"), "label": ClassLabel(names=classes)})
+    return Dataset.from_dict({media: paths, "label": labels}, features)
 
 
-def read_list(path: Path, video_root: str | None = None) -> Dataset:
-    """Videos from a list as the official code takes it, separated by commas or spaces.
+def read_unlabelled_folder(folder: Path, media: Media = "video") -> Dataset:
+    """All videos or images in a folder, at whatever depth."""
+    found = find_files(folder, media)
+    if not found:
+        raise ValueError(f"The folder {folder} has no {media}s ({', '.join(sorted(SUFFIXES[media]))}).")
+    return Dataset.from_dict({media: list(map(str, found))})
 
-    A line is `path label`, `path label seconds`, or `folder num_frames label` for a folder with one picture a frame.
-    A first line whose second field is `label`, `class` or the like is a header. Labels are class ids, class names, or values
-    to regress.
+
+def read_list(path: Path, root: str | None = None, media: Media = "video", labelled: bool = True) -> Dataset:
+    """Videos or images from a list as the official code takes it, separated by commas or spaces.
+
+    A line is `path label`, `path label seconds`, or `folder num_frames label` for a folder with one picture a frame; without
+    labels, just `path`. A first line whose second field is `label`, `class` or the like is a header. Labels are class ids,
+    class names, or values to regress.
     """
-    root = Path(video_root) if video_root is not None else path.parent
+    start = Path(root) if root is not None else path.parent
     lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     separated_by_commas = bool(lines) and "," in lines[0]
-    rows = list(csv.reader(lines)) if separated_by_commas else [_split_at_spaces(line, root) for line in lines]
+    rows = list(csv.reader(lines)) if separated_by_commas else [_split_at_spaces(line, start, media) for line in lines]
     if rows and len(rows[0]) > 1 and rows[0][1].strip().lower() in HEADERS:
         rows = rows[1:]
     if not rows:
         raise ValueError(f"The list {path} is empty.")
 
-    has_frame_folders = any(len(row) == 3 and (root / row[0].strip()).is_dir() for row in rows)
-    columns = {"video": [], "label": [], "duration": []}
+    has_frame_folders = any(len(row) == 3 and (start / row[0].strip()).is_dir() for row in rows)
+    columns = {media: [], "label": [], "duration": []}
     for row in rows:
         fields = [field.strip() for field in row]
+        if len(fields) == 1 and not labelled:
+            fields.append("")
         if len(fields) not in (2, 3):
             raise ValueError(f"{path}: expected `path label`, `path label duration` or `folder frames label`, got {row}.")
-        video = root / fields[0]
-        is_frame_folder = len(fields) == 3 and (video.is_dir() or (has_frame_folders and not video.exists()))
+        file = start / fields[0]
+        is_frame_folder = len(fields) == 3 and (file.is_dir() or (has_frame_folders and not file.exists()))
         duration = None
         if len(fields) == 3 and not is_frame_folder:
             try:
                 duration = float(fields[2])
             except ValueError:
                 raise ValueError(f"{path}: the third field of {row} is no number of seconds.") from None
-        columns["video"].append(str(video))
+        columns[media].append(str(file))
         columns["label"].append(fields[2] if is_frame_folder else fields[1])
         columns["duration"].append(duration)
     if None in columns["duration"]:
         del columns["duration"]
     columns["label"] = _numbers(columns["label"])
+    if not labelled:
+        del columns["label"]
 
-    missing = [video for video in columns["video"] if not Path(video).exists()]
+    missing = [file for file in columns[media] if not Path(file).exists()]
     if len(missing) == len(rows):
         raise FileNotFoundError(
-            f"None of the {len(rows)} videos in {path} exists, the first is {missing[0]}. Relative paths start from {root}: "
-            "say otherwise with --video_root."
+            f"None of the {len(rows)} {media}s in {path} exists, the first is {missing[0]}. Relative paths start from "
+            f"{start}: say otherwise with --media_root."
         )
     return Dataset.from_dict(columns)
 
@@ -127,10 +152,10 @@ def write_list(videos: Dataset, path: Path) -> None:
     names = label_names(videos)
     with path.open("w", encoding="utf-8", newline="") as file:
         for row in videos:
-            if isinstance(row["video"], str):
+            if isinstance(source := source_of(row), str):
                 label = names[row["label"]] if names and isinstance(row["label"], int) else row["label"]
                 duration = [row["duration"]] if "duration" in row else []
-                csv.writer(file).writerow([Path(row["video"]).absolute(), label, *duration])
+                csv.writer(file).writerow([Path(source).absolute(), label, *duration])
 
 
 def hold_out(videos: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -189,30 +214,40 @@ def label_values(videos: Dataset, where: str) -> list[float]:
     return [float(label) for label in videos["label"]]
 
 
-def name_of(video: str | dict) -> str:
-    """What a message calls a video."""
-    return video if isinstance(video, str) else video.get("path") or f"<{len(video['bytes'])} bytes>"
+def source_of(row: dict) -> str | dict:
+    """The path of a row's video or image, or `{"path": ..., "bytes": ...}`."""
+    return row["image"] if "image" in row else row["video"]
 
 
-def _load_hub(name: str, split: str, config: str | None) -> Dataset | None:
+def name_of(row: dict) -> str:
+    """What a message calls a row's video or image."""
+    source = source_of(row)
+    return source if isinstance(source, str) else source.get("path") or f"<{len(source['bytes'])} bytes>"
+
+
+def _load_hub(name: str, split: str, config: str | None, media: Media, labelled: bool) -> Dataset | None:
     try:
         dataset = datasets.load_dataset(name, config)
     except (datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"{name} is no folder, no list and no data set that the hub gives: {error}") from error
-    return _pick_split(dataset, split)
+    return _pick_split(dataset, split, media, labelled)
 
 
-def _pick_split(dataset: Dataset | datasets.DatasetDict, split: str) -> Dataset | None:
+def _pick_split(
+    dataset: Dataset | datasets.DatasetDict, split: str, media: Media = "video", labelled: bool = True
+) -> Dataset | None:
     if isinstance(dataset, datasets.DatasetDict):
         dataset = next((dataset[name] for name in SPLIT_NAMES[split] if name in dataset), None)
     elif split != "train":
         return None
     if dataset is None:
         return None
-    video, label = _column(dataset, "video", Video), _column(dataset, "label", ClassLabel)
-    dataset = dataset.select_columns([video, label]).rename_columns({video: "video", label: "label"})
-    is_video = isinstance(dataset.features["video"], Video)
-    return dataset.cast_column("video", Video(decode=False)) if is_video else dataset
+    columns = {_column(dataset, media, FEATURES[media]): media}
+    if labelled:
+        columns[_column(dataset, "label", ClassLabel)] = "label"
+    dataset = dataset.select_columns(list(columns)).rename_columns(columns)
+    is_decoded = isinstance(dataset.features[media], FEATURES[media])
+    return dataset.cast_column(media, FEATURES[media](decode=False)) if is_decoded else dataset
 
 
 def _column(dataset: Dataset, name: str, feature_type: type) -> str:
@@ -235,11 +270,13 @@ def _splits_in(folder: Path, suffix: str) -> dict[str, Path]:
     return {split: path for split, path in found.items() if path is not None}
 
 
-def _split_at_spaces(line: str, root: Path) -> list[str]:
+def _split_at_spaces(line: str, root: Path, media: Media) -> list[str]:
     """Fields of a line whose path may itself hold spaces."""
+    if Path(line).suffix.lower() in SUFFIXES[media]:
+        return [line]
     three = line.rsplit(maxsplit=2)
     two = line.rsplit(maxsplit=1)
-    is_two = len(three) < 3 or Path(two[0]).suffix.lower() in VIDEO_SUFFIXES or (root / two[0]).exists()
+    is_two = len(three) < 3 or Path(two[0]).suffix.lower() in SUFFIXES[media] or (root / two[0]).exists()
     return two if is_two else three
 
 

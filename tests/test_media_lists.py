@@ -6,14 +6,14 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, Video
 
 from examples.common.clips import read_frames
-from examples.common.video_lists import (
+from examples.common.media_lists import (
     SPLIT_NAMES,
     cut_into_windows,
     hold_out,
     label_ids,
     label_names,
     label_values,
-    load_videos,
+    load_media,
     name_of,
     read_list,
     write_list,
@@ -36,41 +36,41 @@ def rows_of(videos, folder) -> list[tuple]:
 class TestClassFolders:
     def test_a_folder_a_class(self, tmp_path):
         make_files(tmp_path, "run/b.mp4", "jump/deep/a.MKV", "run/a.webm", "run/notes.txt", ".git/c.mp4", "d.mp4")
-        videos = load_videos(str(tmp_path), "train")
+        videos = load_media(str(tmp_path), "train")
         assert rows_of(videos, tmp_path) == [("jump/deep/a.MKV", 0), ("run/a.webm", 1), ("run/b.mp4", 1)]
         assert label_names(videos) == ["jump", "run"]
 
     def test_classes_are_in_alphabetical_order(self, tmp_path):
         make_files(tmp_path, *(f"{name}/a.mp4" for name in ("walk", "jump", "swim", "fly", "run")))
-        assert label_names(load_videos(str(tmp_path), "train")) == ["fly", "jump", "run", "swim", "walk"]
+        assert label_names(load_media(str(tmp_path), "train")) == ["fly", "jump", "run", "swim", "walk"]
 
     def test_without_splits_all_are_for_training(self, tmp_path):
         make_files(tmp_path, "run/a.mp4")
-        assert load_videos(str(tmp_path), "val") is None
-        assert load_videos(str(tmp_path), "test") is None
+        assert load_media(str(tmp_path), "val") is None
+        assert load_media(str(tmp_path), "test") is None
 
     def test_a_folder_a_split(self, tmp_path):
         make_files(tmp_path, "train/jump/a.mp4", "train/run/b.mp4", "validation/run/c.mp4")
-        assert rows_of(load_videos(str(tmp_path), "train"), tmp_path) == [("train/jump/a.mp4", 0), ("train/run/b.mp4", 1)]
-        validation = load_videos(str(tmp_path), "val")
+        assert rows_of(load_media(str(tmp_path), "train"), tmp_path) == [("train/jump/a.mp4", 0), ("train/run/b.mp4", 1)]
+        validation = load_media(str(tmp_path), "val")
         assert rows_of(validation, tmp_path) == [("validation/run/c.mp4", 0)]
         assert label_ids(validation, {"jump": 0, "run": 1}, "val") == [1]  # a class is its name, not its place
-        assert load_videos(str(tmp_path), "test") is None
+        assert load_media(str(tmp_path), "test") is None
 
     @pytest.mark.parametrize(("split", "name"), [(split, name) for split, names in SPLIT_NAMES.items() for name in names])
     def test_names_of_splits(self, tmp_path, split, name):
         make_files(tmp_path, f"{name}/run/a.mp4")
-        assert rows_of(load_videos(str(tmp_path), split), tmp_path) == [(f"{name}/run/a.mp4", 0)]
+        assert rows_of(load_media(str(tmp_path), split), tmp_path) == [(f"{name}/run/a.mp4", 0)]
 
     def test_an_empty_class_folder_is_named(self, tmp_path):
         make_files(tmp_path, "jump/readme.txt", "run/a.mp4")
         with pytest.raises(ValueError, match=f"The class folder {tmp_path}/jump has no videos .*mp4"):
-            load_videos(str(tmp_path), "train")
+            load_media(str(tmp_path), "train")
 
     def test_no_class_folders(self, tmp_path):
         make_files(tmp_path, "a.mp4")
         with pytest.raises(ValueError, match=f"{tmp_path} has no class folders: expected {tmp_path}/CLASS/VIDEO.mp4"):
-            load_videos(str(tmp_path), "train")
+            load_media(str(tmp_path), "train")
 
 
 class TestLists:
@@ -81,7 +81,7 @@ class TestLists:
 
         def load(*lines, **kwargs):
             (tmp_path / "list.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-            return load_videos(str(tmp_path / "list.csv"), "train", **kwargs)
+            return load_media(str(tmp_path / "list.csv"), "train", **kwargs)
 
         return load
 
@@ -128,15 +128,15 @@ class TestLists:
 
     def test_where_paths_start(self, load, tmp_path):
         make_files(tmp_path / "elsewhere", "e.mp4")
-        [row] = load("e.mp4,1", video_root=str(tmp_path / "elsewhere"))
+        [row] = load("e.mp4,1", root=str(tmp_path / "elsewhere"))
         assert row["video"] == str(tmp_path / "elsewhere" / "e.mp4")
-        [row] = load(f"{tmp_path}/a.mp4,1", video_root="nowhere")  # absolute paths stay
+        [row] = load(f"{tmp_path}/a.mp4,1", root="nowhere")  # absolute paths stay
         assert row["video"] == str(tmp_path / "a.mp4")
 
     def test_none_of_the_videos_exists(self, load, tmp_path):
-        message = f"None of the 2 videos in {tmp_path}/list.csv exists, the first is nowhere/a.mp4.* --video_root"
+        message = f"None of the 2 videos in {tmp_path}/list.csv exists, the first is nowhere/a.mp4.* --media_root"
         with pytest.raises(FileNotFoundError, match=message):
-            load("a.mp4,1", "b.mp4,0", video_root="nowhere")
+            load("a.mp4,1", "b.mp4,0", root="nowhere")
 
     def test_some_videos_are_missing(self, load, tmp_path):
         """They stay: whatever opens them counts and names them."""
@@ -173,7 +173,7 @@ class TestLists:
         make_files(tmp_path, "a.mp4", "b.mp4")
         (tmp_path / "train.csv").write_text("a.mp4,0")
         (tmp_path / "val.csv").write_text("b.mp4,1")
-        splits = {split: load_videos(str(tmp_path), split) for split in SPLIT_NAMES}
+        splits = {split: load_media(str(tmp_path), split) for split in SPLIT_NAMES}
         assert rows_of(splits["train"], tmp_path) == [("a.mp4", 0)]
         assert rows_of(splits["val"], tmp_path) == [("b.mp4", 1)]
         assert splits["test"] is None
@@ -183,19 +183,19 @@ class TestLists:
         make_files(tmp_path, "a.mp4")
         for label, name in enumerate(["val", "validation", "valid"]):
             (tmp_path / f"{name}.csv").write_text(f"a.mp4,{label}")
-        assert rows_of(load_videos(str(tmp_path), "val"), tmp_path) == [("a.mp4", 0)]
+        assert rows_of(load_media(str(tmp_path), "val"), tmp_path) == [("a.mp4", 0)]
 
     def test_a_single_list_is_every_split(self, load, tmp_path):
         load("a.mp4,1")
         for split in SPLIT_NAMES:
-            assert rows_of(load_videos(str(tmp_path / "list.csv"), split), tmp_path) == [("a.mp4", 1)]
+            assert rows_of(load_media(str(tmp_path / "list.csv"), split), tmp_path) == [("a.mp4", 1)]
 
 
 class TestWindows:
     def test_a_row_a_window(self, tmp_path):
         make_files(tmp_path, "a.mp4", "b.mp4")
         (tmp_path / "train.csv").write_text("a.mp4,3,95\nb.mp4,4,20")
-        videos = cut_into_windows(load_videos(str(tmp_path), "train"), 60.0, 30.0)
+        videos = cut_into_windows(load_media(str(tmp_path), "train"), 60.0, 30.0)
         assert rows_of(videos, tmp_path) == [("a.mp4", 3)] * 3 + [("b.mp4", 4)]
         assert list(zip(videos["start"], videos["end"])) == [(0, 60), (30, 90), (60, 95), (0, 20)]
 
@@ -203,7 +203,7 @@ class TestWindows:
         make_files(tmp_path, "a.mp4")
         (tmp_path / "train.csv").write_text("a.mp4,3")
         with pytest.raises(ValueError, match="third column is the duration of the video in seconds"):
-            cut_into_windows(load_videos(str(tmp_path), "train"), 60.0, 30.0)
+            cut_into_windows(load_media(str(tmp_path), "train"), 60.0, 30.0)
 
 
 class TestDataSets:
@@ -222,10 +222,10 @@ class TestDataSets:
             {"id": [7, 8], "video": ["a.mp4", "b.mp4"], "label": [1, 0]},
             {"id": Value("int64"), "video": Value("string"), "label": self.CLASSES},
         )
-        videos = load_videos(data, "train")
+        videos = load_media(data, "train")
         assert videos[:] == {"video": ["a.mp4", "b.mp4"], "label": [1, 0]}
         assert label_names(videos) == ["run", "jump"]
-        assert load_videos(data, "val") is None
+        assert load_media(data, "val") is None
 
     @pytest.mark.parametrize("decode", [False, True])
     def test_a_video_column_of_paths_and_of_bytes(self, tmp_path, decode):
@@ -237,7 +237,7 @@ class TestDataSets:
             {"clip": [str(tmp_path / "a.mp4"), {"path": None, "bytes": content}], "action": [1, 0]},
             {"clip": Video(decode=decode), "action": self.CLASSES},
         )
-        videos = load_videos(data, "train")
+        videos = load_media(data, "train")
         assert videos.column_names == ["video", "label"]
         assert videos.features["video"] == Video(decode=False)
         assert name_of(videos[1]["video"]) == f"<{len(content)} bytes>"
@@ -252,13 +252,13 @@ class TestDataSets:
         features = {"video": Value("string"), "label": Value("float64")}
         data = self.saved(tmp_path, {"video": ["a.mp4"], "label": [0.5]}, features, split=name)
         for other in SPLIT_NAMES:
-            videos = load_videos(data, other)
+            videos = load_media(data, other)
             assert (videos is not None) == (other == split)
 
     def test_missing_columns(self, tmp_path):
         data = self.saved(tmp_path, {"image": ["a.png"], "label": [1]}, {"image": Value("string"), "label": self.CLASSES})
         with pytest.raises(ValueError, match=r"has no column .video. and not just one Video: \['image', 'label'\]"):
-            load_videos(data, "train")
+            load_media(data, "train")
 
     def test_a_name_of_nothing(self, monkeypatch):
         def not_found(name, config):
@@ -266,7 +266,7 @@ class TestDataSets:
 
         monkeypatch.setattr(datasets, "load_dataset", not_found)
         with pytest.raises(FileNotFoundError, match="my_videos is no folder, no list and no data set"):
-            load_videos("my_videos", "train")
+            load_media("my_videos", "train")
 
 
 class TestLabels:
@@ -330,7 +330,7 @@ class TestHoldOut:
     def test_a_written_list_is_read_again(self, tmp_path):
         (tmp_path / "videos/run").mkdir(parents=True)
         (tmp_path / "videos/run/a b,c.mp4").touch()
-        videos = load_videos(str(tmp_path / "videos"), "train")
+        videos = load_media(str(tmp_path / "videos"), "train")
         write_list(videos, tmp_path / "list.csv")
         again = read_list(tmp_path / "list.csv")
         assert list(again["video"]) == list(videos["video"])

@@ -1,0 +1,126 @@
+"""What all scripts that train classifiers do before training: data, model and metrics, and what can be wrong with them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import BaseImageProcessor, EvalPrediction
+
+from conversion.converter import processor_for
+from modeling_videomamba import (
+    VideoMambaForImageClassification,
+    VideoMambaForVideoClassification,
+    VideoMambaVideoProcessor,
+)
+
+from .arguments import (
+    AugmentationArguments,
+    DataArguments,
+    DistillationArguments,
+    ModelArguments,
+    VideoMambaTrainingArguments,
+)
+from .augmentation import training_transform
+from .clips import ClipCollator, EvaluationViews, TrainingClips, UnreadableFiles, require_readable
+from .frame_sampling import FRAME_SAMPLINGS
+from .images import ImageTrainingTransform
+from .media_files import Media
+from .media_lists import cut_into_windows, hold_out, label_ids, label_values, load_media, write_list
+from .metrics import for_trainer, metrics_of
+from .mixing import ClipMixing
+from .models import start_classifier
+from .settings import check_settings, settings_of
+
+
+@dataclass
+class Classification:
+    """All that a Trainer needs."""
+
+    model: VideoMambaForVideoClassification | VideoMambaForImageClassification
+    processor: VideoMambaVideoProcessor | BaseImageProcessor
+    train: TrainingClips
+    validation: EvaluationViews
+    collator: ClipCollator
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]]
+    unreadable: UnreadableFiles
+    image_copies: int
+
+
+def prepare_classification(
+    media: Media,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    augmentation: AugmentationArguments,
+    args: VideoMambaTrainingArguments,
+    distillation: DistillationArguments | None = None,
+) -> Classification:
+    """Reads lists and the model; writes down what an interrupted run must not change, and which files were held out.
+
+    Raises:
+        FileNotFoundError, ValueError: for all that can be wrong before the first step.
+    """
+    train, validation, is_held_out = load_splits(media, data_args, args)
+    output_dir = Path(args.output_dir)
+    unreadable = UnreadableFiles(output_dir / "unreadable_files.txt", data_args.strict)
+    with args.main_process_first(desc="the model to start from"):
+        model = start_classifier(model_args, train, data_args.labels, media)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        others = [] if distillation is None else [distillation]
+        check_settings(output_dir / "settings.json", settings_of(model_args, data_args, augmentation, args, *others))
+        if args.process_index == 0:
+            unreadable.file.unlink(missing_ok=True)
+            if is_held_out:
+                write_list(validation, output_dir / "validation.csv")
+    if data_args.window_seconds:
+        window = data_args.window_seconds, data_args.window_stride
+        train, validation = cut_into_windows(train, *window), cut_into_windows(validation, *window)
+    is_regression = model_args.problem_type == "regression"
+    if is_regression and args.metric_for_best_model == "accuracy":
+        args.metric_for_best_model, args.greater_is_better = "mse", False
+    if is_regression:
+        labels, validation_labels = label_values(train, "train"), label_values(validation, "validation")
+    else:
+        labels = label_ids(train, model.config.label2id, "train")
+        validation_labels = label_ids(validation, model.config.label2id, "validation")
+    require_readable(train, "training", unreadable)
+    require_readable(validation, "validation", unreadable)
+
+    sampling = FRAME_SAMPLINGS[data_args.frame_sampling]
+    processor = processor_for(model.config)
+    transform = transform_of(media, augmentation, model.config.image_size, processor)
+    repeats = augmentation.repeated_augmentation if media == "video" else 1
+    num_frames = model.config.num_frames or 1
+    mixing = ClipMixing(model.config.num_labels, augmentation.mixup, augmentation.cutmix, augmentation.label_smoothing)
+    return Classification(
+        model=model,
+        processor=processor,
+        train=TrainingClips(train, labels, sampling, num_frames, transform, repeats, args.seed, unreadable),
+        validation=EvaluationViews(validation, validation_labels, sampling, processor, unreadable),
+        collator=ClipCollator(None if is_regression else mixing),
+        compute_metrics=for_trainer(metrics_of(model_args.problem_type)),
+        unreadable=unreadable,
+        image_copies=augmentation.repeated_augmentation if media == "image" else 1,
+    )
+
+
+def load_splits(media: Media, data_args: DataArguments, args: VideoMambaTrainingArguments) -> tuple[Dataset, Dataset, bool]:
+    """What to train on and what to validate on, and whether the latter was held out of the former, not given."""
+    source = data_args.data, data_args.media_root, data_args.data_config
+    train, validation = (load_media(source[0], split, *source[1:], media) for split in ("train", "val"))
+    if train is None:
+        raise ValueError(f"{data_args.data} has no training {media}s.")
+    is_held_out = validation is None or Path(data_args.data).is_file()
+    if is_held_out:
+        train, validation = hold_out(train, args.validation_fraction, args.seed)
+    return train, validation, is_held_out
+
+
+def transform_of(
+    media: Media, augmentation: AugmentationArguments, size: int, processor: VideoMambaVideoProcessor | BaseImageProcessor
+) -> Callable:
+    auto_augment = None if augmentation.auto_augment == "none" else augmentation.auto_augment
+    options = (auto_augment, augmentation.min_crop_area, augmentation.horizontal_flip, augmentation.random_erasing)
+    if media == "image":
+        return ImageTrainingTransform(size, *options)
+    return training_transform(size, processor.image_mean, processor.image_std, *options)

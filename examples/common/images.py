@@ -1,0 +1,53 @@
+"""Images for training and evaluation, as the reference prepares ImageNet's (`image_sm/datasets.py`)."""
+
+import io
+
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+from torchvision.transforms import v2
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+
+def read_image(source: str | bytes) -> Tensor:
+    """An image `(3, height, width)`, uint8, of a file or its bytes.
+
+    Raises:
+        ValueError, OSError: if it cannot be read.
+    """
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        return v2.functional.pil_to_tensor(image.convert("RGB"))
+
+
+class ImageTrainingTransform:
+    """timm's training transform: crop, flip, RandAugment or AutoAugment, normalise, erase.
+
+    From one uint8 frame `(1, 3, height, width)` to a normalised image `(3, size, size)` in fp32.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        auto_augment: str | None = "rand-m9-mstd0.5-inc1",
+        min_area: float = 0.08,
+        horizontal_flip: bool = True,
+        random_erasing: float = 0.25,
+    ):
+        self.transform = create_transform(
+            size,
+            is_training=True,
+            scale=(min_area, 1),
+            ratio=(3 / 4, 4 / 3),
+            hflip=0.5 if horizontal_flip else 0.0,
+            color_jitter=0.0,
+            auto_augment=auto_augment,
+            interpolation="bicubic",
+            mean=IMAGENET_DEFAULT_MEAN,
+            std=IMAGENET_DEFAULT_STD,
+            re_prob=random_erasing,
+            re_mode="pixel",
+            re_count=1,
+        )
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        return self.transform(v2.functional.to_pil_image(frames[0]))

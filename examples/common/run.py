@@ -1,0 +1,46 @@
+"""A training run: from its last whole checkpoint to a saved model and its results."""
+
+from transformers import EarlyStoppingCallback, set_seed
+
+from .clips import UnreadableFiles
+from .trainer import VideoMambaTrainer, last_complete_checkpoint
+
+
+def train(trainer: VideoMambaTrainer) -> None:
+    """Trains, or goes on where the run was interrupted.
+
+    Raises:
+        ValueError: if the data are not enough for a step.
+    """
+    args, clips = trainer.args, trainer.train_dataset
+    if len(clips) * clips.repeats < trainer.clips_per_step:
+        media = "images" if "image" in clips.videos.column_names else "videos"
+        wanted = trainer.clips_per_step // clips.repeats
+        raise ValueError(f"{len(clips)} {media} are too few for a step of {wanted}: train in smaller ones.")
+    set_seed(args.seed + args.process_index)  # drop path differs between processes
+    if args.early_stopping_patience:
+        trainer.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+    checkpoint = args.resume_from_checkpoint or last_complete_checkpoint(args.output_dir)
+    if trainer.is_world_process_zero():
+        num_validation = len(trainer.eval_dataset) if trainer.eval_dataset else 0
+        print(f"{len(clips)} to train on, {num_validation} to validate on")
+        print(f"{trainer.clips_per_step} clips a step, peak learning rate {trainer.learning_rates[0]:.3g}")
+        if checkpoint:
+            print(f"going on from {checkpoint}")
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.log_metrics("train", result.metrics)
+    trainer.save_metrics("train", result.metrics)
+
+
+def save_and_validate(trainer: VideoMambaTrainer, unreadable: UnreadableFiles) -> dict[str, float]:
+    """Saves the trained model; returns what the validation data say of it, named `eval_accuracy` and so on."""
+    trainer.save_model()
+    trainer.save_state()
+    metrics = {}
+    if trainer.eval_dataset:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    if trainer.is_world_process_zero() and (names := unreadable.names()):
+        print(f"{len(names)} file(s) could not be read and were skipped, see {unreadable.file}")
+    return metrics

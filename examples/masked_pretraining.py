@@ -1,0 +1,126 @@
+"""Pretrains a video model without labels: its tokens of the few visible patches learn to be those of a CLIP model.
+
+    python examples/masked_pretraining.py --recipe videomamba-m-k400-mask-pt --data kinetics
+    python examples/masked_pretraining.py --data my_videos --teacher openai/clip-vit-base-patch16 --output_dir my-model \\
+        --model_config '{"hidden_size": 192, "num_hidden_layers": 24, "num_frames": 8}' --mask_type frame_row
+
+Only CLS and the visible patches, a fifth of all, go through the student; the teacher looks at every frame as a whole (section
+3.3, Fig. 5 and Table 5 of the paper). `my_videos` is any folder of videos, or a list, or a `datasets` data set. The output
+directory is what fine-tuning starts from: `finetune_video_classification.py --model my-model`. Source: the reference's
+`video_sm/engines/engine_for_pretraining_videomamba.py`.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import CLIPVisionModelWithProjection, set_seed
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from conversion.converter import processor_for
+from examples.common.arguments import (
+    AlignmentArguments,
+    MaskedPretrainingArguments,
+    ModelArguments,
+    PretrainingDataArguments,
+    parse_arguments,
+)
+from examples.common.augmentation import EvaluationTransform, pretraining_transform
+from examples.common.cards import write_pretraining_card
+from examples.common.clips import MaskingCollator, TrainingClips, UnreadableFiles, require_readable
+from examples.common.frame_sampling import FRAME_SAMPLINGS
+from examples.common.masking import mask_patches
+from examples.common.media_lists import load_media
+from examples.common.models import start_pretraining_model
+from examples.common.run import save_and_validate, train
+from examples.common.settings import check_settings, settings_of
+from examples.common.teachers import ClipTeacher
+from examples.common.trainer import VideoMambaTrainer
+
+
+class MaskedPretrainingTrainer(VideoMambaTrainer):
+    def __init__(self, *args, teacher: ClipTeacher, mask_type: str, mask_ratio: float, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False  # its loss is a mean over the clips that it was given
+        self.teacher = teacher.to(self.args.device)
+        self.mask_type, self.mask_ratio = mask_type, mask_ratio
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> Tensor | tuple:
+        clips, noise = inputs["pixel_values"], inputs["mask_noise"]
+        features, attention = self.teacher(clips, with_attention=self.mask_type == "attention")
+        masked = mask_patches(noise, self.mask_type, self.mask_ratio, attention)  # (clips, patches)
+        visible = torch.cat((masked.new_ones(len(masked), 1), ~masked), dim=1)  # with CLS
+        targets = features[:, visible].unflatten(1, (len(clips), -1))  # (layers, clips, visible, width)
+        outputs = model(pixel_values=clips, bool_masked_pos=masked, target_features=targets)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = (ModelArguments, PretrainingDataArguments, AlignmentArguments, MaskedPretrainingArguments)
+    model_args, data_args, alignment, args = parse_arguments(*arguments, description=__doc__, argv=argv)
+    set_seed(args.seed)
+    source = data_args.data, data_args.media_root, data_args.data_config
+    videos, validation = (load_media(source[0], split, *source[1:], labelled=False) for split in ("train", "val"))
+    if videos is None:
+        raise ValueError(f"{data_args.data} has no training videos.")
+    if validation is None or Path(data_args.data).is_file():
+        validation, args.eval_strategy = None, "no"
+    args.label_names, args.prediction_loss_only = ["mask_noise"], True
+
+    output_dir = Path(args.output_dir)
+    unreadable = UnreadableFiles(output_dir / "unreadable_files.txt", data_args.strict)
+    with args.main_process_first(desc="teacher and student"):
+        clip = CLIPVisionModelWithProjection.from_pretrained(
+            alignment.teacher,
+            dtype=torch.bfloat16 if args.bf16 else torch.float32,
+            attn_implementation="eager" if alignment.mask_type == "attention" else "sdpa",
+        )
+        model = start_pretraining_model(model_args, alignment, clip.config.projection_dim)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        check_settings(output_dir / "settings.json", settings_of(model_args, data_args, alignment, args))
+        if args.process_index == 0:
+            unreadable.file.unlink(missing_ok=True)
+    config = model.config
+    if config.tubelet_size != 1:
+        raise ValueError(
+            f"A frame of the teacher is a position of the student: `tubelet_size` must be 1, got {config.tubelet_size}."
+        )
+    require_readable(videos, "training", unreadable)
+
+    processor = processor_for(config)
+    transform = pretraining_transform(config.image_size, processor.image_mean, processor.image_std, alignment.horizontal_flip)
+    sampling = FRAME_SAMPLINGS[data_args.frame_sampling]
+    reading = sampling, config.num_frames
+    clips = TrainingClips(videos, None, *reading, transform, 1, args.seed, unreadable)
+    if validation is not None:  # with the frames and masks of epoch 0, always
+        validation = TrainingClips(validation, None, *reading, EvaluationTransform(processor), 1, args.seed, unreadable)
+    trainer = MaskedPretrainingTrainer(
+        model=model,
+        args=args,
+        train_dataset=clips,
+        eval_dataset=validation,
+        data_collator=MaskingCollator(config.num_temporal_positions, *config.grid_size),
+        processing_class=processor,
+        teacher=ClipTeacher(
+            clip,
+            config.grid_size,
+            config.num_aligned_layers,
+            alignment.teacher_layer_interval,
+            config.normalize_alignment,
+            alignment.teacher_normalization,
+        ),
+        mask_type=alignment.mask_type,
+        mask_ratio=alignment.mask_ratio,
+    )
+    train(trainer)
+    metrics = save_and_validate(trainer, unreadable)
+    write_pretraining_card(trainer, model_args, data_args, alignment, metrics)
+    if args.push_to_hub:
+        trainer.push_to_hub()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Trains an image classifier, from scratch or at a higher resolution: what video models start from.
+
+    python examples/pretrain_image_classification.py --recipe videomamba-ti-in1k --data imagenet
+    python examples/pretrain_image_classification.py --recipe videomamba-ti-in1k-res448 --data imagenet --model my-ti
+    accelerate launch --config_file examples/accelerate/ddp.yaml examples/pretrain_image_classification.py --recipe ...
+
+`imagenet` has a folder for each class in train/ and val/, or lists of images, or is a `datasets` data set; see --help. Images
+are augmented, mixed and repeated, and the learning rate goes, as in the reference (`image_sm/main.py`). A run that was
+interrupted goes on from its last checkpoint when it is started again.
+"""
+
+import sys
+from pathlib import Path
+
+from transformers import set_seed
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from examples.common.arguments import (
+    DataArguments,
+    ImageAugmentationArguments,
+    ImagePretrainingArguments,
+    ModelArguments,
+    parse_arguments,
+)
+from examples.common.cards import write_classification_card
+from examples.common.classification import prepare_classification
+from examples.common.run import save_and_validate, train
+from examples.common.trainer import VideoMambaTrainer, classification_loss
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = (ModelArguments, DataArguments, ImageAugmentationArguments, ImagePretrainingArguments)
+    model_args, data_args, augmentation, args = parse_arguments(*arguments, description=__doc__, argv=argv)
+    set_seed(args.seed)
+    task = prepare_classification("image", model_args, data_args, augmentation, args)
+    trainer = VideoMambaTrainer(
+        model=task.model,
+        args=args,
+        train_dataset=task.train,
+        eval_dataset=task.validation,
+        data_collator=task.collator,
+        compute_loss_func=classification_loss,
+        compute_metrics=task.compute_metrics,
+        processing_class=task.processor,
+        image_copies=task.image_copies,
+    )
+    train(trainer)
+    metrics = save_and_validate(trainer, task.unreadable)
+    write_classification_card(trainer, model_args, data_args, augmentation, metrics)
+    if args.push_to_hub:
+        trainer.push_to_hub()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Trains a classifier whose tokens learn, beside the labels, to be those of a smaller model that was trained before.
+
+    python examples/self_distillation.py --recipe videomamba-m-in1k --data imagenet --teacher my-small
+    python examples/self_distillation.py --media video --data my_videos --teacher videomamba-ti-k400-f8 \\
+        --model_config '{"hidden_size": 384, "num_hidden_layers": 24, "num_frames": 8}' --output_dir my-model
+
+Large VideoMambas overfit on images; aligned with a small one, they do not (section 3.2 and Fig. 6 of the paper). The student
+sees the same augmented and mixed images as the teacher. Its loss is that of classification plus, over all tokens, CLS
+included, the mean of `2 - 2 cos(student, teacher)`; the student's tokens, after its final norm, get there through another norm
+and a linear layer, which are thrown away in the end. Source: the reference's `image_sm/engine_distill.py`.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModel, set_seed
+from transformers.utils import ModelOutput
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from examples.common.arguments import (
+    DataArguments,
+    DistillationArguments,
+    ImageAugmentationArguments,
+    ImagePretrainingArguments,
+    ModelArguments,
+    parse_arguments,
+)
+from examples.common.cards import write_classification_card
+from examples.common.classification import prepare_classification
+from examples.common.models import locate
+from examples.common.run import save_and_validate, train
+from examples.common.teachers import TokenTeacher
+from examples.common.trainer import VideoMambaTrainer, classification_loss, classification_losses, mean_over_clips
+from modeling_videomamba import VideoMambaForImageClassification, VideoMambaForVideoClassification
+from modeling_videomamba.modeling_videomamba import make_norm
+
+
+@dataclass
+class StudentOutput(ModelOutput):
+    """`logits` of shape `(batch, num_labels)`; `distances` to the teacher's tokens, of shape `(batch,)`."""
+
+    logits: Tensor | None = None
+    distances: Tensor | None = None
+
+
+class Student(nn.Module):
+    """A classifier, and what maps its tokens to the teacher's width."""
+
+    def __init__(self, classifier: VideoMambaForImageClassification | VideoMambaForVideoClassification, teacher_width: int):
+        super().__init__()
+        self.config = classifier.config
+        self.classifier = classifier
+        self.norm = make_norm(self.config)
+        self.projection = nn.Linear(self.config.hidden_size, teacher_width)
+        nn.init.trunc_normal_(self.projection.weight, std=self.config.initializer_range)
+        nn.init.zeros_(self.projection.bias)
+
+    def forward(self, pixel_values: Tensor, teacher_tokens: Tensor | None = None) -> StudentOutput:
+        """`teacher_tokens` `(batch, 1 + patches, width)`, or `(batch, patches, width)` without CLS, of unit length."""
+        if teacher_tokens is None:
+            return StudentOutput(logits=self.classifier(pixel_values).logits)
+        outputs = self.classifier(pixel_values, output_hidden_states=True)
+        tokens = self.classifier.base_model.norm(outputs.hidden_states[-1])  # (batch, 1 + patches, hidden)
+        tokens = F.normalize(self.projection(self.norm(tokens)).float(), dim=-1)  # (batch, 1 + patches, width)
+        tokens = tokens[:, tokens.shape[1] - teacher_tokens.shape[1] :]
+        distances = (2 - 2 * (tokens * teacher_tokens).sum(dim=-1)).mean(dim=1)  # (batch,)
+        return StudentOutput(logits=outputs.logits, distances=distances)
+
+    def gradient_checkpointing_enable(self, **kwargs) -> None:
+        self.classifier.gradient_checkpointing_enable(**kwargs)
+
+
+def distillation_loss(outputs: StudentOutput, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    losses = classification_losses(outputs.logits, labels)
+    if outputs.distances is not None:
+        losses = losses + outputs.distances
+    return mean_over_clips(losses, labels, num_items_in_batch)
+
+
+class SelfDistillationTrainer(VideoMambaTrainer):
+    def __init__(self, *args, teacher: TokenTeacher, distillation_epochs: float | None, **kwargs):
+        super().__init__(*args, compute_loss_func=distillation_loss, **kwargs)
+        self.teacher = teacher.to(self.args.device)
+        self.distillation_epochs = distillation_epochs
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> Tensor | tuple:
+        is_over = self.distillation_epochs is not None and self.state.epoch >= self.distillation_epochs
+        if model.training and not is_over:
+            inputs["teacher_tokens"] = self.teacher(inputs["pixel_values"])
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = (ModelArguments, DataArguments, ImageAugmentationArguments, DistillationArguments, ImagePretrainingArguments)
+    model_args, data_args, augmentation, distillation, args = parse_arguments(*arguments, description=__doc__, argv=argv)
+    if not distillation.teacher:
+        raise ValueError("Give the --teacher: a smaller model, trained before.")
+    set_seed(args.seed)
+    task = prepare_classification(distillation.media, model_args, data_args, augmentation, args, distillation)
+    dtype = torch.bfloat16 if args.bf16 else torch.float32
+    teacher = AutoModel.from_pretrained(locate(distillation.teacher), dtype=dtype)
+    teacher = TokenTeacher(teacher, task.model.config.grid_size, task.model.config.tubelet_size)
+    student = Student(task.model, teacher.width)
+    args.label_names = ["labels"]
+    if distillation.distillation_epochs is not None:
+        args.ddp_find_unused_parameters = True  # those between student and teacher, in the end
+    trainer = SelfDistillationTrainer(
+        model=student,
+        args=args,
+        train_dataset=task.train,
+        eval_dataset=task.validation,
+        data_collator=task.collator,
+        compute_metrics=task.compute_metrics,
+        processing_class=task.processor,
+        image_copies=task.image_copies,
+        teacher=teacher,
+        distillation_epochs=distillation.distillation_epochs,
+    )
+    train(trainer)
+    trainer.model = trainer.model_wrapped = student.classifier  # what is left of the student
+    trainer.compute_loss_func = classification_loss
+    metrics = save_and_validate(trainer, task.unreadable)
+    write_classification_card(trainer, model_args, data_args, augmentation, metrics, distillation)
+    if args.push_to_hub:
+        trainer.push_to_hub()
+
+
+if __name__ == "__main__":
+    main()
