@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 from benchmarks.common import RESULTS, medians, provenance
 from examples.common import clips as clips_module
 from examples.common.augmentation import training_transform
-from examples.common.clips import ClipCollator, EvaluationViews, TrainingClips, UnreadableVideos
+from examples.common.clips import ClipCollator, EvaluationViews, TrainingClips, UnreadableFiles
 from examples.common.frame_sampling import FRAME_SAMPLINGS
 from modeling_videomamba import VideoMambaConfig, VideoMambaForVideoClassification, VideoMambaVideoProcessor
 from modeling_videomamba.video_decoding import decode_video, torchcodec_is_usable
@@ -100,7 +100,7 @@ def main() -> None:
     decoder = f"decoded by {'torchcodec' if torchcodec_is_usable() else 'PyAV'}; a training step of Ti: {step:.2f} clips/s"
     print(provenance(), decoder, *lines, sep="\n")
     with tempfile.TemporaryDirectory() as directory:
-        unreadable = UnreadableVideos(Path(directory) / "unreadable.txt", strict=True)
+        unreadable = UnreadableFiles(Path(directory) / "unreadable.txt", strict=True)
         processor = VideoMambaVideoProcessor(num_frames=NUM_FRAMES, size={"shortest_edge": SIZE}, crop_size=SIZE)
         transform = training_transform(SIZE, processor.image_mean, processor.image_std)
         sampling = FRAME_SAMPLINGS["segments"]

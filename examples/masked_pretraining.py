@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import CLIPVisionModelWithProjection, set_seed
+from transformers import set_seed
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
@@ -37,7 +37,7 @@ from examples.common.media_lists import load_media
 from examples.common.models import start_pretraining_model
 from examples.common.run import save_and_validate, train
 from examples.common.settings import check_settings, settings_of
-from examples.common.teachers import ClipTeacher
+from examples.common.teachers import ClipImageTower, ClipTeacher
 from examples.common.trainer import VideoMambaTrainer
 
 
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     output_dir = Path(args.output_dir)
     unreadable = UnreadableFiles(output_dir / "unreadable_files.txt", data_args.strict)
     with args.main_process_first(desc="teacher and student"):
-        clip = CLIPVisionModelWithProjection.from_pretrained(
+        clip = ClipImageTower.from_pretrained(
             alignment.teacher,
             dtype=torch.bfloat16 if args.bf16 else torch.float32,
             attn_implementation="eager" if alignment.mask_type == "attention" else "sdpa",

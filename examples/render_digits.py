@@ -30,11 +30,25 @@ from examples.render_demo_clips import PHOTOGRAPHS, load, vary, write
 
 DIGITS = {"train": slice(0, 1000), "val": slice(1000, 1300), "test": slice(1300, 1797)}  # of scikit-learn's 1,797
 SIZE = 32  # of a picture in pixels
-NUM_FRAMES = 16
+NUM_FRAMES = 8
 IMAGES_PER_CLASS = {"train": 400, "val": 50, "test": 100}
 CLIPS_PER_CLASS = {"train": 60, "val": 10, "test": 30}
 BRIGHTNESS = 0.5  # of the photographs, so that one can read the digits
 FEW_LABELS = 10  # clips of a class
+
+
+class Pictures:
+    """The digits and photographs of a split."""
+
+    def __init__(self, digits: np.ndarray, labels: np.ndarray, photographs: list[Tensor]):
+        self.digits, self.labels = torch.from_numpy(digits / 16).float(), labels
+        self.photographs = [_shrink(photograph) for photograph in photographs]
+
+    def draw(self, label: int, path: np.ndarray, random: np.random.Generator) -> Tensor:
+        """Frames of a digit of that label before a photograph, see [`draw_frames`]."""
+        photograph = vary(self.photographs[random.integers(len(self.photographs))], random)
+        digit = self.digits[random.choice(np.flatnonzero(self.labels == label))]
+        return draw_frames(digit, photograph, path, random)
 
 
 def draw_frames(digit: Tensor, photograph: Tensor, path: np.ndarray, random: np.random.Generator) -> Tensor:
@@ -97,28 +111,22 @@ def main() -> None:
 
     digits = load_digits()
     for split_index, (split, names) in enumerate(PHOTOGRAPHS.items()):
-        photographs = [_shrink(load(name)) for name in names]
-        ink, labels = torch.from_numpy(digits.images[DIGITS[split]] / 16).float(), digits.target[DIGITS[split]]
+        pictures = Pictures(digits.images[DIGITS[split]], digits.target[DIGITS[split]], [load(name) for name in names])
         rows = []
+
         for label in tqdm(range(10), desc=split, unit="digit"):
-            own = np.flatnonzero(labels == label)
-
-            def draw(path: np.ndarray, random: np.random.Generator, own: np.ndarray = own) -> Tensor:
-                photograph = vary(photographs[random.integers(len(photographs))], random)
-                return draw_frames(ink[random.choice(own)], photograph, path, random)
-
             folder = args.output / "images" / split / str(label)
             folder.mkdir(parents=True, exist_ok=True)
             for number in range(round(IMAGES_PER_CLASS[split] * args.part)):
                 random = np.random.default_rng([args.seed, split_index, label, number])
-                [image] = draw(random.uniform(-0.2, 0.2, (1, 2)), random)
+                [image] = pictures.draw(label, random.uniform(-0.2, 0.2, (1, 2)), random)
                 to_pil_image(image.clamp(0, 1)).save(folder / f"{number:04d}.png")
             for direction_index, direction in enumerate(("left", "right")):
                 folder = args.output / "clips" / split / f"{label}_{direction}"
                 folder.mkdir(parents=True, exist_ok=True)
                 for number in range(round(CLIPS_PER_CLASS[split] * args.part)):
                     random = np.random.default_rng([args.seed, split_index, label, number, 1 + direction_index])
-                    frames = draw(crossing(direction, random), random)
+                    frames = pictures.draw(label, crossing(direction, random), random)
                     file = folder / f"{number:04d}.mp4"
                     write(frames.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1), file)
                     if split != "train" or number < round(FEW_LABELS * args.part):

@@ -28,6 +28,11 @@ def golden(case: str) -> SimpleNamespace:
     )
 
 
+def as_video(pixels: torch.Tensor) -> torch.Tensor:
+    """The reference takes `(batch, channels, frames, height, width)`."""
+    return pixels.transpose(1, 2)
+
+
 @pytest.fixture
 def converted(tmp_path):
     """Converts an official checkpoint, as the command line does, and returns the directory."""

@@ -19,7 +19,7 @@ from modeling_videomamba import (
 )
 from modeling_videomamba.modeling_videomamba import VideoMambaMixer
 
-from .conftest import FIXTURES, golden, small_config
+from .conftest import FIXTURES, as_video, golden, small_config
 
 
 NON_SQUARE = {
@@ -39,11 +39,6 @@ def load(model_class, directory, **kwargs):
 def our_name(official_name: str) -> str:
     [name] = to_ours({official_name: torch.empty(0)})[0]
     return name
-
-
-def as_video(pixels):
-    """The reference takes (batch, channels, frames, height, width)."""
-    return pixels.transpose(1, 2)
 
 
 class TestVideoClassifier:

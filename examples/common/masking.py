@@ -42,8 +42,10 @@ def mask_patches(noise: Tensor, mask_type: MaskType, ratio: float, attention: Te
     """
     clips, positions, rows, columns = noise.shape
     patches = rows * columns
+    if not 0 <= ratio < 1:
+        raise ValueError(f"The ratio of masked patches must be in [0, 1), got {ratio}.")
     if mask_type == "random":
-        masked = _smallest(noise.flatten(1), int(ratio * positions * patches))
+        masked = _smallest(noise.flatten(1), int(ratio * (positions * patches)))
     elif mask_type == "tube":
         masked = _smallest(noise[:, 0].flatten(1), int(ratio * patches))  # (clips, patches)
         masked = masked[:, None].expand(-1, positions, -1)

@@ -9,6 +9,12 @@ from transformers import CLIPVisionModelWithProjection, PreTrainedModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 
+class ClipImageTower(CLIPVisionModelWithProjection):
+    """The half of a CLIP model that looks at images; loaded from a whole one, it does not report that the other is left."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^text_(model|projection)\.", r"^logit_scale$", r"position_ids$"]
+
+
 class ClipTeacher(nn.Module):
     """A CLIP image tower that looks at every frame by itself, as the reference uses OpenAI's (`video_sm/models/clip.py`).
 
