@@ -52,6 +52,15 @@ def small_config(**overrides) -> VideoMambaConfig:
 
 
 @pytest.fixture
+def one_thread():
+    """Models of test size are many times slower with two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def pixel_values():
     return torch.randn(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

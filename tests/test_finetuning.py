@@ -1,11 +1,8 @@
 """`examples/finetune_video_classification.py`, from videos to a directory that the pipeline takes."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
 from transformers import pipeline
 from transformers.modeling_outputs import ImageClassifierOutput
 
@@ -24,20 +20,13 @@ from examples.common.trainer import classification_loss, last_complete_checkpoin
 from modeling_videomamba import VideoMambaForVideoClassification
 
 from .conftest import render_clip, small_config
+from .training_runs import ROOT, SMALL_MODEL, assert_equal, finish, losses, options, start, weights
 
 
-ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "examples/finetune_video_classification.py"
-SMALL_MODEL = json.dumps({"hidden_size": 16, "num_hidden_layers": 2, "image_size": 32, "num_frames": 4})
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models this small are many times slower with two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -52,45 +41,11 @@ def videos(tmp_path_factory) -> Path:
     return root
 
 
-def options(data: Path, output_dir: Path, **changed) -> list[str]:
-    """Options of a run of 2 epochs of 2 steps; those of `changed` win, `None` leaves an option out."""
-    given = {
-        "data": data,
-        "output_dir": output_dir,
-        "model_config": SMALL_MODEL,
-        "num_train_epochs": 2,
-        "warmup_epochs": 1,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-3,
-        "lr_reference": 0,
-        "logging_steps": 1,
-        "dataloader_num_workers": 0,
-        "use_cpu": True,
-        "disable_tqdm": True,
-    } | changed
-    return [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
-
-
 def finetune(*args, **changed) -> Path:
     """Runs the script in this process; returns the output directory."""
     output_dir = args[1]
     finetune_video_classification.main(options(*args, **changed))
     return output_dir
-
-
-def losses(directory: Path) -> list[float]:
-    history = json.loads((directory / "trainer_state.json").read_text())["log_history"]
-    return [entry["loss"] for entry in history if "loss" in entry]
-
-
-def weights(directory: Path) -> dict[str, torch.Tensor]:
-    return load_file(directory / "model.safetensors")
-
-
-def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], **tolerance) -> None:
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], **tolerance)
 
 
 def test_a_folder_of_classes_becomes_a_classifier(videos, tmp_path):
@@ -243,24 +198,11 @@ def test_what_is_pushed_to_the_hub(videos, tmp_path, monkeypatch):
     assert b"8 videos to train on, 4 to validate on" in files["README.md"]
 
 
-def run(*command, **environment) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def test_two_processes_train_as_one_with_the_doubled_batch(videos, tmp_path):
     plain = {"mixup": 0, "cutmix": 0, "lr_reference": 16}
     one = finetune(videos, tmp_path / "one", **plain)
     two = options(videos, tmp_path / "two", per_device_train_batch_size=2, **plain)
-    process = run("-m", "torch.distributed.run", "--nproc_per_node", 2, SCRIPT, *two, OMP_NUM_THREADS="1")
-    _, stderr = process.communicate()
-    assert process.returncode == 0, stderr
+    finish(start("-m", "torch.distributed.run", "--nproc_per_node", 2, SCRIPT, *two))
     assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=1e-5)
     assert_equal(weights(tmp_path / "two"), weights(one), rtol=0, atol=1e-6)
 
@@ -269,9 +211,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(videos, tmp_path):
     """With everything that is random: mixing, augmentation, drop path; killed in the middle of an epoch."""
     changes = {"num_train_epochs": 6, "per_device_train_batch_size": 2, "drop_path_rate": 0.5}
     changes |= {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3}
-    # two threads would add up in another order from one process to the next
-    whole = run(SCRIPT, *options(videos, tmp_path / "whole", **changes), OMP_NUM_THREADS="1")
-    killed = run(SCRIPT, *options(videos, tmp_path / "killed", **changes), OMP_NUM_THREADS="1")
+    whole = start(SCRIPT, *options(videos, tmp_path / "whole", **changes))
+    killed = start(SCRIPT, *options(videos, tmp_path / "killed", **changes))
     while not (tmp_path / "killed/checkpoint-6/trainer_state.json").exists():  # 4 steps an epoch
         assert killed.poll() is None, killed.communicate()[1]
         time.sleep(0.005)
@@ -283,10 +224,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(videos, tmp_path):
     (half_written / "trainer_state.json").write_text('{"epoch": ')
     assert "checkpoint-99" not in last_complete_checkpoint(tmp_path / "killed")
 
-    resumed = run(SCRIPT, *options(videos, tmp_path / "killed", **changes), OMP_NUM_THREADS="1")
-    for process in (resumed, whole):
-        _, stderr = process.communicate()
-        assert process.returncode == 0, stderr
+    finish(start(SCRIPT, *options(videos, tmp_path / "killed", **changes)))
+    finish(whole)
     assert_equal(weights(tmp_path / "killed"), weights(tmp_path / "whole"), rtol=0, atol=0)
 
 

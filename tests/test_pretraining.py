@@ -1,0 +1,324 @@
+"""The three scripts of pretraining, alone and one after the other: images, self-distillation, masked alignment."""
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPConfig, CLIPModel, pipeline
+
+from conversion.converter import processor_for
+from examples import (
+    evaluate_video_classification,
+    finetune_video_classification,
+    masked_pretraining,
+    pretrain_image_classification,
+    self_distillation,
+)
+from modeling_videomamba import (
+    VideoMambaForImageClassification,
+    VideoMambaForPreTraining,
+    VideoMambaForVideoClassification,
+)
+
+from .conftest import render_clip, small_config
+from .training_runs import ROOT, assert_equal, finish, losses, options, start, weights
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+IMAGE_MODEL = json.dumps({"hidden_size": 16, "num_hidden_layers": 2, "image_size": 32})
+PLAIN = {
+    "mixup": 0,
+    "cutmix": 0,
+    "auto_augment": "none",
+    "random_erasing": 0,
+    "min_crop_area": 0.9,
+    "repeated_augmentation": 1,
+}
+
+
+@dataclass
+class Stage:
+    """A script, and what it is called with here."""
+
+    main: Callable[[list[str]], None]
+    data: Path
+    options: dict = field(default_factory=dict)
+
+    @property
+    def script(self) -> Path:
+        return ROOT / "examples" / f"{self.main.__module__.split('.')[-1]}.py"
+
+    def arguments(self, output_dir: Path, **changed) -> list[str]:
+        return options(self.data, output_dir, **self.options | changed)
+
+    def run(self, output_dir: Path, **changed) -> Path:
+        """In this process; returns the output directory."""
+        self.main(self.arguments(output_dir, **changed))
+        return output_dir
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """images/ and videos/ of two classes, 8 files to train on and 4 to validate on: dark and light ones; two teachers."""
+    root = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for label, grey, num_frames in (("dark", 60, 8), ("light", 180, 40)):
+            for media in ("images", "videos"):
+                (root / media / split / label).mkdir(parents=True)
+            for i in range(count):
+                pixels = grey + random.integers(-40, 40, (40, 48, 3))
+                Image.fromarray(pixels.astype(np.uint8)).save(root / "images" / split / label / f"{i}.png")
+                render_clip(root / "videos" / split / label / f"{i}.mp4", num_frames=num_frames + i, size=(32, 40))
+    torch.manual_seed(0)
+    teacher = VideoMambaForImageClassification(small_config(num_frames=None, hidden_size=8, num_labels=2))
+    teacher.save_pretrained(root / "teacher")
+    tower = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "projection_dim": 12,
+    }
+    vision = {"image_size": 32, "patch_size": 16, **tower}
+    CLIPModel(CLIPConfig(vision_config=vision, text_config={"vocab_size": 9, **tower}, projection_dim=12)).save_pretrained(
+        root / "clip"
+    )
+    return root
+
+
+@pytest.fixture(params=["images", "self-distillation", "masked"])
+def stage(request, data) -> Stage:
+    return stages(data)[request.param]
+
+
+def stages(data: Path) -> dict[str, Stage]:
+    images = {"model_config": IMAGE_MODEL, "repeated_augmentation": 1}
+    return {
+        "images": Stage(pretrain_image_classification.main, data / "images", images),
+        "self-distillation": Stage(self_distillation.main, data / "images", images | {"teacher": data / "teacher"}),
+        "masked": Stage(masked_pretraining.main, data / "videos", {"teacher": data / "clip", "mask_ratio": 0.5}),
+    }
+
+
+class TestEveryStage:
+    """As for fine-tuning."""
+
+    def test_accumulated_gradients_are_those_of_the_whole_batch(self, stage, tmp_path):
+        plain = {} if stage.main is masked_pretraining.main else {"mixup": 0, "cutmix": 0}
+        whole = stage.run(tmp_path / "whole", **plain)
+        parts = stage.run(tmp_path / "parts", per_device_train_batch_size=1, gradient_accumulation_steps=4, **plain)
+        assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
+        assert_equal(weights(parts), weights(whole), rtol=0, atol=1e-6)
+
+    def test_gradient_checkpointing_and_bf16(self, stage, tmp_path):
+        plain = stage.run(tmp_path / "plain")
+        checkpointed = stage.run(tmp_path / "checkpointed", gradient_checkpointing=True)
+        assert losses(checkpointed) == pytest.approx(losses(plain), rel=1e-5)
+        half = stage.run(tmp_path / "half", bf16=True)
+        assert losses(half) == pytest.approx(losses(plain), rel=3e-2)
+        assert losses(half) != losses(plain)
+
+    def test_two_processes_train_as_one_with_the_doubled_batch(self, stage, tmp_path):
+        plain = {} if stage.main is masked_pretraining.main else {"mixup": 0, "cutmix": 0}
+        one = stage.run(tmp_path / "one", lr_reference=8, **plain)
+        two = stage.arguments(tmp_path / "two", lr_reference=8, per_device_train_batch_size=2, **plain)
+        finish(start("-m", "torch.distributed.run", "--nproc_per_node", 2, stage.script, *two))
+        assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=1e-5)
+        assert_equal(weights(tmp_path / "two"), weights(one), rtol=0, atol=1e-6)
+
+    def test_a_killed_run_goes_on_to_the_same_weights(self, stage, tmp_path):
+        """With everything that is random, in the middle of an epoch."""
+        changes = {"num_train_epochs": 6, "per_device_train_batch_size": 2, "drop_path_rate": 0.5}
+        changes |= {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3}
+        whole = start(stage.script, *stage.arguments(tmp_path / "whole", **changes))
+        killed = start(stage.script, *stage.arguments(tmp_path / "killed", **changes))
+        while not (tmp_path / "killed/checkpoint-6/trainer_state.json").exists():  # 4 steps an epoch
+            assert killed.poll() is None, killed.communicate()[1]
+            time.sleep(0.005)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        assert not (tmp_path / "killed/model.safetensors").exists(), "it was over before it was killed"
+        finish(start(stage.script, *stage.arguments(tmp_path / "killed", **changes)))
+        finish(whole)
+        assert_equal(weights(tmp_path / "killed"), weights(tmp_path / "whole"), rtol=0, atol=0)
+
+    def test_it_is_not_continued_as_another(self, stage, tmp_path):
+        stage.run(tmp_path / "model", num_train_epochs=1)
+        with pytest.raises(ValueError, match=r"has results of other settings: learning_rate was 0.001 and is 0.01"):
+            stage.run(tmp_path / "model", num_train_epochs=1, learning_rate=1e-2)
+
+    def test_what_cannot_be_read_is_skipped_and_named(self, stage, tmp_path, capsys):
+        shutil.copytree(stage.data, tmp_path / "data")
+        suffix = ".png" if stage.data.name == "images" else ".mp4"
+        bad = tmp_path / f"data/train/light/bad{suffix}"
+        bad.write_text("nothing to see")
+        changed = Stage(stage.main, tmp_path / "data", stage.options)
+        output = changed.run(tmp_path / "model")
+        assert (output / "unreadable_files.txt").read_text().splitlines() == [str(bad)]
+        assert "1 file(s) could not be read and were skipped" in capsys.readouterr().out
+        with pytest.raises(ValueError, match=rf"Cannot read {bad} \(--strict\)"):
+            changed.run(tmp_path / "strict", strict=True)
+
+
+class TestImages:
+    def test_a_folder_of_classes_becomes_a_classifier(self, data, tmp_path):
+        fast = {"learning_rate": 3e-3, "model_config": IMAGE_MODEL[:-1] + ', "initializer_range": 0.4}'}
+        output = stages(data)["images"].run(tmp_path / "model", num_train_epochs=20, lr_schedule="step", **PLAIN | fast)
+        assert json.loads((output / "eval_results.json").read_text())["eval_accuracy"] == 1  # brightness is enough
+        [best, *_] = pipeline("image-classification", model=str(output))(str(data / "images/val/light/0.png"))
+        assert best["label"] == "light"
+        card = (output / "README.md").read_text()
+        assert "8 images to train on, 4 to validate on" in card
+        assert 'pipeline("image-classification"' in card
+
+    def test_only_the_peak_of_the_learning_rate_is_scaled_and_epochs_lag(self, data, tmp_path):
+        rates = {"learning_rate": 1e-2, "warmup_learning_rate": 1e-4, "min_learning_rate": 1e-3, "lr_reference": 16}
+        output = stages(data)["images"].run(tmp_path / "model", num_train_epochs=4, warmup_epochs=2, **rates)
+        history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+        by_step = [entry["learning_rate"] for entry in history if "learning_rate" in entry]
+        peak = 1e-2 * 4 / 16
+        by_epoch = [1e-4, 1e-4, (1e-4 + peak) / 2, (1e-3 + peak) / 2]  # start twice, half of the warm-up, half of the cosine
+        assert by_step == pytest.approx([rate for rate in by_epoch for _ in range(2)], rel=1e-6)
+
+    def test_a_larger_resolution_starts_from_a_smaller(self, data, tmp_path):
+        stage = stages(data)["images"]
+        small = stage.run(tmp_path / "small")
+        still = {"learning_rate": 1e-12, "warmup_learning_rate": 0, "min_learning_rate": 0}
+        large = stage.run(tmp_path / "large", model=small, model_config=None, image_size=48, **still)
+        model = VideoMambaForImageClassification.from_pretrained(small)
+        model.resize_position_embeddings(image_size=48)
+        assert_equal(weights(large), model.state_dict(), rtol=0, atol=1e-6)
+        assert VideoMambaForImageClassification.from_pretrained(large).config.image_size == 48
+
+    def test_copies_of_images(self, data, tmp_path):
+        """As many steps an epoch as without."""
+        output = stages(data)["images"].run(tmp_path / "model", repeated_augmentation=3)
+        assert len(losses(output)) == 2 * 2
+        assert "every image 3 time(s)" in (output / "README.md").read_text()
+
+    def test_what_is_wrong_is_said_before_the_first_step(self, data, tmp_path):
+        stage = stages(data)["images"]
+        video_model = VideoMambaForVideoClassification(small_config())
+        video_model.save_pretrained(tmp_path / "video")
+        with pytest.raises(ValueError, match="is a model of videos, but the data are images"):
+            stage.run(tmp_path / "model", model=tmp_path / "video", model_config=None)
+        with pytest.raises(ValueError, match="--num_frames 4, but the data are images"):
+            stage.run(tmp_path / "model", num_frames=4)
+        with pytest.raises(ValueError, match=r"dark has no images \(\.bmp"):
+            Stage(stage.main, data / "videos", stage.options).run(tmp_path / "model")
+        with pytest.raises(ValueError, match="8 images are too few for a step of 9"):
+            stage.run(tmp_path / "model", per_device_train_batch_size=9)
+
+
+class TestSelfDistillation:
+    def test_the_student_comes_near_its_teacher_and_its_labels(self, data, tmp_path):
+        fast = {"learning_rate": 1e-2, "lr_schedule": "step", "num_train_epochs": 20}
+        output = stages(data)["self-distillation"].run(tmp_path / "model", **PLAIN | fast)
+        assert losses(output)[-1] < 0.6 * losses(output)[0]
+        names = {name.split(".")[0] for name in weights(output)}
+        assert names == {"videomamba", "classifier"}  # nothing is left of what led to the teacher
+        assert "aligned with those of" in (output / "README.md").read_text()
+        assert pipeline("image-classification", model=str(output))(str(data / "images/val/light/0.png"))
+
+    def test_without_the_teacher_it_is_training_on_images(self, data, tmp_path):
+        """From the second epoch on, the teacher says nothing."""
+        still = {"learning_rate": 1e-12, "warmup_learning_rate": 0, "min_learning_rate": 0}
+        plain = losses(stages(data)["images"].run(tmp_path / "plain", **still))
+        stopped = stages(data)["self-distillation"].run(tmp_path / "stopped", distillation_epochs=1, **still)
+        stopped = losses(stopped)
+        assert stopped[2:] == pytest.approx(plain[2:], rel=1e-5)
+        assert all(with_teacher > without + 1 for with_teacher, without in zip(stopped[:2], plain[:2]))
+
+    @pytest.mark.parametrize("teacher", ["of images", "of videos"])
+    def test_videos(self, teacher, data, tmp_path):
+        frames = None if teacher == "of images" else 4
+        VideoMambaForVideoClassification(small_config(hidden_size=8, num_frames=4)).save_pretrained(tmp_path / "videos")
+        stage = Stage(self_distillation.main, data / "videos", {"media": "video"})
+        stage.options["teacher"] = tmp_path / "videos" if frames else data / "teacher"
+        output = stage.run(tmp_path / "model", **PLAIN, num_train_epochs=10, learning_rate=1e-2, lr_schedule="step")
+        assert losses(output)[-1] < 0.8 * losses(output)[0]
+        assert VideoMambaForVideoClassification.from_pretrained(output).config.num_frames == 4
+
+    def test_a_teacher_must_be_given(self, data, tmp_path):
+        with pytest.raises(ValueError, match="Give the --teacher"):
+            Stage(self_distillation.main, data / "images", {"model_config": IMAGE_MODEL}).run(tmp_path / "model")
+
+
+class TestMasked:
+    @pytest.mark.parametrize("mask_type", ["attention", "random", "tube", "clip_row", "frame_row"])
+    def test_the_student_comes_near_its_teacher(self, mask_type, data, tmp_path):
+        fast = {"learning_rate": 1e-2, "num_train_epochs": 10, "mask_type": mask_type}
+        output = stages(data)["masked"].run(tmp_path / "model", **fast)
+        history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+        validation = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+        assert validation[-1] < 0.5 * validation[0]
+        assert f"| mask | {mask_type}, 50% |" in (output / "README.md").read_text()
+
+    def test_more_layers_other_losses_and_taps(self, data, tmp_path):
+        layers = {"num_aligned_layers": 2, "teacher_layer_interval": 0.5}
+        other = {"alignment_tap": "after_norm", "alignment_loss": "smooth_l1", "normalize_alignment": False}
+        output = stages(data)["masked"].run(tmp_path / "model", teacher_normalization="clip", **layers, **other)
+        model = VideoMambaForPreTraining.from_pretrained(output)
+        assert len(model.alignment_heads) == 2
+        assert {name: getattr(model.config, name) for name in other} == other
+
+    def test_the_same_loss_is_validated_again(self, data, tmp_path):
+        """Frames and masks of validation do not change from one time to the next."""
+        still = {"learning_rate": 1e-12, "min_learning_rate": 0, "horizontal_flip": False}
+        output = stages(data)["masked"].run(tmp_path / "model", **still)
+        history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+        validation = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+        assert validation[0] == pytest.approx(validation[1], rel=1e-6)
+        assert losses(output)[0] != pytest.approx(losses(output)[2], rel=1e-6)
+
+    def test_videos_need_no_classes_and_lists_no_labels(self, data, tmp_path):
+        (tmp_path / "videos").mkdir()
+        files = sorted((data / "videos/train").rglob("*.mp4"))
+        for i, file in enumerate(files):
+            (tmp_path / f"videos/{i}.mp4").symlink_to(file)
+        (tmp_path / "list.csv").write_text("".join(f"{file}\n" for file in files))
+        stage = stages(data)["masked"]
+        folder = Stage(stage.main, tmp_path / "videos", stage.options).run(tmp_path / "from a folder")
+        listed = Stage(stage.main, tmp_path / "list.csv", stage.options).run(tmp_path / "from a list")
+        assert losses(folder) == losses(listed)
+
+    def test_a_model_with_tubelets_is_refused(self, data, tmp_path):
+        config = json.dumps({"hidden_size": 16, "num_hidden_layers": 2, "image_size": 32, "num_frames": 4, "tubelet_size": 2})
+        with pytest.raises(ValueError, match="`tubelet_size` must be 1, got 2"):
+            stages(data)["masked"].run(tmp_path / "model", model_config=config)
+
+
+def test_from_each_stage_to_the_next(data, tmp_path):
+    """Images, self-distillation, masked alignment, fine-tuning, evaluation: every one starts from the directory before."""
+    chain = stages(data)
+    images = chain["images"].run(tmp_path / "images")
+    distilled = chain["self-distillation"].run(tmp_path / "distilled", teacher=images, model=images, model_config=None)
+    pretrained = chain["masked"].run(tmp_path / "pretrained", model=distilled, model_config=None, num_frames=4)
+    finetuning = Stage(finetune_video_classification.main, data / "videos", {"model": pretrained, "model_config": None})
+    finetuned = finetuning.run(tmp_path / "finetuned", **PLAIN, image_size=48)
+
+    still = {"learning_rate": 1e-12, "min_learning_rate": 0}
+    start_of_masked = chain["masked"].run(tmp_path / "still", model=distilled, model_config=None, num_frames=4, **still)
+    before, after = weights(distilled), weights(start_of_masked)
+    inherited = before.keys() & after.keys()
+    assert before.keys() - inherited == {"classifier.weight", "classifier.bias"}
+    new = {f"alignment_heads.0.{name}" for name in ("dense.weight", "dense.bias", "norm.weight", "norm.bias")}
+    assert after.keys() - inherited == new | {"videomamba.embeddings.temporal_position_embeddings"}
+    assert_equal({name: after[name] for name in inherited}, {name: before[name] for name in inherited}, rtol=0, atol=1e-6)
+
+    evaluated = tmp_path / "evaluated"
+    evaluate_video_classification.main(
+        ["--model", str(finetuned), "--data", str(data / "videos"), "--output_dir", str(evaluated), "--num_clips", "2"]
+    )
+    assert json.loads((evaluated / "results.json").read_text())["num_videos"] == 4
+    assert processor_for(VideoMambaForVideoClassification.from_pretrained(finetuned).config).num_frames == 4
