@@ -188,8 +188,8 @@ def main() -> None:
         images, clips = ([future.result() for future in futures] for futures in (images, clips))
 
     longer = finetuning_epochs_worth_pretraining(args.work)
-    text = f"""Top-1 in percent on 1,000 test images (10 classes) after {IMAGE_EPOCHS} epochs of 4,000 training images; "longer"
-with the compute of the teacher added:
+    text = f"""Top-1 in percent on 1,000 test images (10 classes) after {IMAGE_EPOCHS} epochs of 4,000 training images;
+"longer" with the compute of the teacher added:
 
 {table(images)}
 

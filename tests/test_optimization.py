@@ -4,10 +4,21 @@ import json
 
 import pytest
 import torch
+from timm.scheduler import CosineLRScheduler
 
 from conversion.official_layout import to_official
-from examples.common.optimization import parameter_groups, parameter_settings, scale_learning_rate, warmup_cosine
-from modeling_videomamba import VideoMambaForVideoClassification
+from examples.common.optimization import (
+    epoch_cosine,
+    parameter_groups,
+    parameter_settings,
+    scale_learning_rate,
+    warmup_cosine,
+)
+from modeling_videomamba import (
+    VideoMambaForImageClassification,
+    VideoMambaForPreTraining,
+    VideoMambaForVideoClassification,
+)
 
 from .conftest import FIXTURES, small_config
 
@@ -76,3 +87,30 @@ def test_schedule_is_the_references(case, steps, warmup, peak, start, end):
 
 def test_learning_rates_grow_with_all_clips_of_a_step():
     assert scale_learning_rate(2e-4, clips_per_step=1024) == pytest.approx(8e-4)  # Ti on Kinetics: 8 GPUs x 64 videos, twice
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(300, 5), (30, 5), (10, 0)])
+@pytest.mark.parametrize("lag", [False, True])
+def test_schedule_of_images_is_timms(epochs, warmup, lag):
+    """The reference steps timm's scheduler after every epoch with that epoch's own index, and so is one late."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=4e-3)
+    scheduler = CosineLRScheduler(optimizer, epochs, lr_min=1e-5, warmup_t=warmup, warmup_lr_init=1e-6)
+    curve = []
+    for epoch in range(epochs):
+        curve.append(optimizer.param_groups[0]["lr"])
+        scheduler.step(epoch if lag else epoch + 1)
+    ours = [epoch_cosine(epoch, epochs, warmup, peak=4e-3, start=1e-6, end=1e-5, lag=lag) for epoch in range(epochs)]
+    assert ours == pytest.approx(curve, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("case", "model"),
+    [
+        ("image_sm (timm 0.4.12 add_weight_decay) depth2", VideoMambaForImageClassification(small_config(num_frames=None))),
+        ("video_sm masked pretrain depth2", VideoMambaForPreTraining(small_config())),
+    ],
+)
+def test_groups_of_pretraining_are_the_references(case, model):
+    expected = {name: (group["lr_scale"], group["weight_decay"]) for group in REFERENCE[case] for name in group["params"]}
+    assert official_settings(model, weight_decay=0.05) == expected
