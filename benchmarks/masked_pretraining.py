@@ -88,9 +88,10 @@ def main() -> None:
         with_teacher = (seconds[name] + seconds["teacher"]) / (whole + seconds["teacher"])
         memory = mebibytes[name] / mebibytes["all patches"]
         lines.append(f"| {name} | {seconds[name] / whole:.2f} | {with_teacher:.2f} | {memory:.2f} |")
-    text = "\n".join([*lines, "", f"{measured_on}; batch {args.batch}, medians of {args.repeats}", ""])
-    args.output.write_text(text)
-    print(text)
+    table = "\n".join(lines)
+    measured_on = f"{measured_on}; batch {args.batch}, medians of {args.repeats}"
+    args.output.write_text(f"{__doc__.splitlines()[0]}\n\n{measured_on}\n\n{table}\n")
+    print(measured_on, table, sep="\n")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 
 from benchmarks.common import RESULTS, provenance
 from examples import finetune_video_classification, masked_pretraining, pretrain_image_classification, self_distillation
+from examples.common.arguments import read_recipe
 from examples.common.masking import MASK_TYPES
 from examples.common.teachers import ClipImageTower
 from modeling_videomamba import VideoMambaConfig
@@ -34,45 +35,24 @@ from modeling_videomamba.flop_counter import count_flops
 
 
 SEEDS = (0, 1, 2)
-MASK_RATIO = 0.8
-SIZES = {"image_size": 32, "patch_size": 8, "state_size": 4, "initializer_range": 0.1}
-SMALL = {"hidden_size": 48, "num_hidden_layers": 3, **SIZES}
-LARGE = {"hidden_size": 96, "num_hidden_layers": 6, **SIZES}
-CLIP_STUDENT = {"hidden_size": 64, "num_hidden_layers": 4, "num_frames": 4, **SIZES}
-IMAGE_EPOCHS, PRETRAINING_EPOCHS, FINETUNING_EPOCHS = 5, 6, 20
-
-QUICK = {  # of all runs
-    "lr_reference": 0,
-    "learning_rate": 2e-3,
-    "min_learning_rate": 1e-5,
-    "warmup_epochs": 1,
-    "max_grad_norm": 1,
+IMAGES, DISTILLATION, MASKED, FINETUNING = (
+    read_recipe(f"digits-{stage}") for stage in ("images", "distillation", "masked", "finetuning")
+)
+SMALL, LARGE = IMAGES["model_config"], DISTILLATION["model_config"]
+CLIP_STUDENT = SMALL | {"hidden_size": 64, "num_hidden_layers": 4, "num_frames": MASKED["num_frames"]}
+WITHOUT_SELECTION = {  # of all runs
     "eval_strategy": "no",
     "save_strategy": "no",
     "load_best_model_at_end": False,
-    "dataloader_num_workers": 0,
     "report_to": "none",
-    "logging_steps": 1000,
     "disable_tqdm": True,
     "use_cpu": True,
 }
-PLAIN = {  # of all runs with labels
-    "auto_augment": "none",
-    "min_crop_area": 0.8,
-    "horizontal_flip": False,
-    "random_erasing": 0,
-    "repeated_augmentation": 1,
-    "mixup": 0,
-    "cutmix": 0,
-    "layer_decay": 1,
-}
-IMAGES = QUICK | PLAIN | {"lr_schedule": "step", "per_device_train_batch_size": 64}
-MASKED = QUICK | {"per_device_train_batch_size": 32, "horizontal_flip": False, "frame_sampling": "segments"}
-FINETUNING = QUICK | PLAIN | {"per_device_train_batch_size": 16}
 
 
 def run(script, **options) -> None:
     """Calls a script of examples/ unless its results are there. What it prints goes into a file beside them."""
+    options |= WITHOUT_SELECTION
     output_dir = Path(options["output_dir"])
     if (output_dir / "README.md").exists():
         return
@@ -90,13 +70,13 @@ def accuracy(output_dir: Path) -> float:
 def run_images(work: Path, seed: int) -> dict[str, float]:
     data = {"data": work / "images", "seed": seed}
     out = work / "runs" / f"images-{seed}"
-    longer = IMAGE_EPOCHS * (1 + flops(SMALL, None) / (3 * flops(LARGE, None)))
-    scratch = {"script": pretrain_image_classification, "model_config": LARGE} | data | IMAGES
-    run(**scratch | {"model_config": SMALL}, num_train_epochs=IMAGE_EPOCHS, output_dir=out / "small")
-    run(**scratch, num_train_epochs=IMAGE_EPOCHS, output_dir=out / "large")
-    run(**scratch, num_train_epochs=longer, output_dir=out / "longer")
-    distilled = scratch | {"script": self_distillation, "teacher": out / "small"}
-    run(**distilled, num_train_epochs=IMAGE_EPOCHS, output_dir=out / "distilled")
+    scratch = {"script": pretrain_image_classification, "recipe": "digits-images"} | data
+    longer = IMAGES["num_train_epochs"] * (1 + flops(SMALL, None) / (3 * flops(LARGE, None)))
+    run(**scratch, output_dir=out / "small")
+    run(**scratch, model_config=LARGE, output_dir=out / "large")
+    run(**scratch, model_config=LARGE, num_train_epochs=longer, output_dir=out / "longer")
+    distilled = {"script": self_distillation, "recipe": "digits-distillation", "teacher": out / "small"} | data
+    run(**distilled, output_dir=out / "distilled")
     return {
         "the teacher, small": accuracy(out / "small"),
         "large, from scratch": accuracy(out / "large"),
@@ -107,24 +87,18 @@ def run_images(work: Path, seed: int) -> dict[str, float]:
 
 def run_clips(work: Path, seed: int, mask_type: str | None) -> dict[str, float]:
     out = work / "runs" / f"clips-{seed}"
-    finetuning = {"script": finetune_video_classification, "data": work / "few_labels", "seed": seed} | FINETUNING
+    finetuning = {"script": finetune_video_classification, "recipe": "digits-finetuning", "data": work / "few_labels"}
+    finetuning["seed"] = seed
     if mask_type is None:
+        run(**finetuning, model_config=CLIP_STUDENT, output_dir=out / "scratch")
         longer = finetuning_epochs_worth_pretraining(work)
-        scratch = finetuning | {"model_config": CLIP_STUDENT}
-        run(**scratch, num_train_epochs=FINETUNING_EPOCHS, output_dir=out / "scratch")
-        run(**scratch, num_train_epochs=longer, output_dir=out / "longer")
+        run(**finetuning, model_config=CLIP_STUDENT, num_train_epochs=longer, output_dir=out / "longer")
         return {"no pretraining": accuracy(out / "scratch"), "no pretraining, longer": accuracy(out / "longer")}
-    run(
-        masked_pretraining,
-        **{"data": work / "digits/clips", "teacher": work / "clip", "model_config": CLIP_STUDENT, "seed": seed},
-        **MASKED,
-        mask_type=mask_type,
-        mask_ratio=MASK_RATIO,
-        num_train_epochs=PRETRAINING_EPOCHS,
-        output_dir=out / f"{mask_type}-pretrained",
-    )
-    finetuning["model"] = out / f"{mask_type}-pretrained"
-    run(**finetuning, num_train_epochs=FINETUNING_EPOCHS, output_dir=out / mask_type)
+    pretrained = out / f"{mask_type}-pretrained"
+    masked = {"script": masked_pretraining, "recipe": "digits-masked", "data": work / "digits/clips", "seed": seed}
+    teacher = {"teacher": work / "clip", "mask_type": mask_type}
+    run(**masked, **teacher, model_config=CLIP_STUDENT, output_dir=pretrained)
+    run(**finetuning, model=pretrained, output_dir=out / mask_type)
     return {f"mask: {mask_type}": accuracy(out / mask_type)}
 
 
@@ -135,15 +109,17 @@ def flops(config: dict, num_frames: int | None) -> int:
 
 def finetuning_epochs_worth_pretraining(work: Path) -> float:
     """Epochs of fine-tuning that cost as much as pretraining, its teacher and fine-tuning together."""
-    frames, patches = CLIP_STUDENT["num_frames"], (SIZES["image_size"] // SIZES["patch_size"]) ** 2
-    visible = 1 + frames * (patches - int(MASK_RATIO * patches))
+    frames, size = CLIP_STUDENT["num_frames"], CLIP_STUDENT["image_size"]
+    patches = (size // CLIP_STUDENT["patch_size"]) ** 2
+    visible = 1 + frames * (patches - int(MASKED["mask_ratio"] * patches))
     student = flops(CLIP_STUDENT, frames)
     teacher = ClipImageTower.from_pretrained(work / "clip")
     with FlopCounterMode(display=False) as counter:
-        teacher(torch.zeros(frames, 3, SIZES["image_size"], SIZES["image_size"]))
+        teacher(torch.zeros(frames, 3, size, size))
     clip_pretraining = 3 * student * visible / (1 + frames * patches) + counter.get_total_flops() / 2  # it counts both
     unlabelled, labelled = len(list((work / "digits/clips/train").rglob("*.mp4"))), 200
-    return FINETUNING_EPOCHS + PRETRAINING_EPOCHS * unlabelled * clip_pretraining / (labelled * 3 * student)
+    pretraining = MASKED["num_train_epochs"] * unlabelled * clip_pretraining
+    return FINETUNING["num_train_epochs"] + pretraining / (labelled * 3 * student)
 
 
 def prepare(work: Path) -> None:
@@ -166,6 +142,7 @@ def prepare(work: Path) -> None:
 
 
 def table(results: list[dict[str, float]]) -> str:
+    """A row for each name; `results` are in the order of the seeds."""
     lines = ["| | seed 0 | seed 1 | seed 2 | mean | standard deviation |", "|---|---|---|---|---|---|"]
     for name in {name: None for result in results for name in result}:
         values = [100 * result[name] for result in results if name in result]
@@ -188,18 +165,21 @@ def main() -> None:
         images, clips = ([future.result() for future in futures] for futures in (images, clips))
 
     longer = finetuning_epochs_worth_pretraining(args.work)
-    text = f"""Top-1 in percent on 1,000 test images (10 classes) after {IMAGE_EPOCHS} epochs of 4,000 training images;
+    image_epochs, pretraining_epochs, epochs = (recipe["num_train_epochs"] for recipe in (IMAGES, MASKED, FINETUNING))
+    text = f"""{__doc__.splitlines()[0]}
+
+{measured_on}
+
+Top-1 in percent on 1,000 test images (10 classes) after {image_epochs} epochs of 4,000 training images;
 "longer" with the compute of the teacher added:
 
 {table(images)}
 
-Top-1 in percent on 600 test clips (20 classes) after {FINETUNING_EPOCHS} epochs of fine-tuning on 200 labelled clips, and,
-before it, {PRETRAINING_EPOCHS} epochs of pretraining on 1,200 clips without labels; "longer" is {longer:.0f} epochs, with the
-compute of pretraining and its teacher added:
+Top-1 in percent on 600 test clips (20 classes) after {epochs} epochs of fine-tuning on 200 labelled clips, and, before it,
+{pretraining_epochs} epochs of pretraining on 1,200 clips without labels; "longer" is {longer:.0f} epochs, with the compute of
+pretraining and its teacher added:
 
 {table(clips)}
-
-{measured_on}
 """
     (RESULTS / "pretraining.md").write_text(text)
     print(text)

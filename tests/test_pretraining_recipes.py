@@ -41,7 +41,7 @@ MASKED_DEFAULTS = {  # of run_videomamba_pretraining.py
 }
 
 NAME = re.compile(r"videomamba-(?P<size>ti|s|m|b)-(in1k(-res(?P<resolution>\d+))?|(?P<data>k400|ssv2)-mask-pt)")
-NAMES = sorted({path.stem for path in RECIPES.glob("*.yaml")} - {"demo", *FINETUNING})
+NAMES = sorted({path.stem for path in RECIPES.glob("videomamba-*.yaml")} - {*FINETUNING})
 MASKED = [name for name in NAMES if name.endswith("-mask-pt")]
 IMAGES = [name for name in NAMES if name not in MASKED]
 DISTILLED = ["videomamba-b-in1k", "videomamba-m-in1k"]
