@@ -29,7 +29,7 @@ from benchmarks.common import RESULTS, provenance
 from examples import finetune_video_classification, masked_pretraining, pretrain_image_classification, self_distillation
 from examples.common.arguments import read_recipe
 from examples.common.masking import MASK_TYPES
-from examples.common.teachers import ClipImageTower
+from examples.common.teachers import load_clip
 from modeling_videomamba import VideoMambaConfig
 from modeling_videomamba.flop_counter import count_flops
 
@@ -113,7 +113,7 @@ def finetuning_epochs_worth_pretraining(work: Path) -> float:
     patches = (size // CLIP_STUDENT["patch_size"]) ** 2
     visible = 1 + frames * (patches - int(MASKED["mask_ratio"] * patches))
     student = flops(CLIP_STUDENT, frames)
-    teacher = ClipImageTower.from_pretrained(work / "clip")
+    teacher = load_clip(str(work / "clip"))
     with FlopCounterMode(display=False) as counter:
         teacher(torch.zeros(frames, 3, size, size))
     clip_pretraining = 3 * student * visible / (1 + frames * patches) + counter.get_total_flops() / 2  # it counts both

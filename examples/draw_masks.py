@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 
 from examples.common.answer_picture import MOST_FRAMES, frame_strip
 from examples.common.masking import MASK_TYPES, draw_noise, mask_patches
-from examples.common.teachers import ClipImageTower, ClipTeacher
+from examples.common.teachers import ClipTeacher, load_clip
 from modeling_videomamba import VideoMambaVideoProcessor
 
 
@@ -40,6 +40,8 @@ def main() -> None:
     parser.add_argument("--patch-size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.image_size % args.patch_size:
+        parser.error(f"--image-size {args.image_size} is no multiple of --patch-size {args.patch_size}")
 
     torch.manual_seed(args.seed)
     size = {"size": {"shortest_edge": args.image_size}, "crop_size": args.image_size}
@@ -49,8 +51,7 @@ def main() -> None:
     noise = draw_noise(args.num_frames, *grid)[None]
     rows, attention = {"clip": clip}, None
     if args.teacher:
-        tower = ClipImageTower.from_pretrained(args.teacher, attn_implementation="eager")
-        _, attention = ClipTeacher(tower, grid)(clip[None], with_attention=True)
+        _, attention = ClipTeacher(load_clip(args.teacher), grid)(clip[None], with_attention=True)
     for mask_type in MASK_TYPES:
         if mask_type != "attention" or attention is not None:
             masked = mask_patches(noise, mask_type, args.mask_ratio, attention).view(args.num_frames, *grid)

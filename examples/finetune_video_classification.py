@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         compute_metrics=task.compute_metrics,
         processing_class=task.processor,
     )
-    train(trainer)
+    train(trainer, task.settings)
     metrics = save_and_validate(trainer, task.unreadable)
     write_classification_card(trainer, model_args, data_args, augmentation, metrics)
     if args.push_to_hub:

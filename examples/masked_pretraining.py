@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 from conversion.converter import processor_for
 from examples.common.arguments import (
     AlignmentArguments,
+    BackboneArguments,
     MaskedPretrainingArguments,
-    ModelArguments,
     PretrainingDataArguments,
     parse_arguments,
 )
@@ -33,11 +33,11 @@ from examples.common.cards import write_pretraining_card
 from examples.common.clips import MaskingCollator, TrainingClips, UnreadableFiles, require_readable
 from examples.common.frame_sampling import FRAME_SAMPLINGS
 from examples.common.masking import mask_patches
-from examples.common.media_lists import load_media
+from examples.common.media_lists import cut_into_windows, load_splits
 from examples.common.models import start_pretraining_model
 from examples.common.run import save_and_validate, train
-from examples.common.settings import check_settings, settings_of
-from examples.common.teachers import ClipImageTower, ClipTeacher
+from examples.common.settings import compare_settings, settings_of
+from examples.common.teachers import ClipTeacher, load_clip
 from examples.common.trainer import VideoMambaTrainer
 
 
@@ -59,28 +59,23 @@ class MaskedPretrainingTrainer(VideoMambaTrainer):
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = (ModelArguments, PretrainingDataArguments, AlignmentArguments, MaskedPretrainingArguments)
+    arguments = (BackboneArguments, PretrainingDataArguments, AlignmentArguments, MaskedPretrainingArguments)
     model_args, data_args, alignment, args = parse_arguments(*arguments, description=__doc__, argv=argv)
     set_seed(args.seed)
     source = data_args.data, data_args.media_root, data_args.data_config
-    videos, validation = (load_media(source[0], split, *source[1:], labelled=False) for split in ("train", "val"))
-    if videos is None:
-        raise ValueError(f"{data_args.data} has no training videos.")
-    if validation is None or Path(data_args.data).is_file():
-        validation, args.eval_strategy = None, "no"
-    args.label_names, args.prediction_loss_only = ["mask_noise"], True
+    videos, validation, _ = load_splits(*source, args.validation_fraction, args.seed, labelled=False)
+    if data_args.window_seconds:
+        window = data_args.window_seconds, data_args.window_stride
+        videos, validation = (table and cut_into_windows(table, *window) for table in (videos, validation))
 
     output_dir = Path(args.output_dir)
+    settings = settings_of(model_args, data_args, alignment, args)
+    compare_settings(output_dir / "settings.json", settings)
     unreadable = UnreadableFiles(output_dir / "unreadable_files.txt", data_args.strict)
     with args.main_process_first(desc="teacher and student"):
-        clip = ClipImageTower.from_pretrained(
-            alignment.teacher,
-            dtype=torch.bfloat16 if args.bf16 else torch.float32,
-            attn_implementation="eager" if alignment.mask_type == "attention" else "sdpa",
-        )
+        clip = load_clip(alignment.teacher, torch.bfloat16 if args.bf16 else torch.float32)
         model = start_pretraining_model(model_args, alignment, clip.config.projection_dim)
         output_dir.mkdir(parents=True, exist_ok=True)
-        check_settings(output_dir / "settings.json", settings_of(model_args, data_args, alignment, args))
         if args.process_index == 0:
             unreadable.file.unlink(missing_ok=True)
     config = model.config
@@ -95,8 +90,11 @@ def main(argv: list[str] | None = None) -> None:
     sampling = FRAME_SAMPLINGS[data_args.frame_sampling]
     reading = sampling, config.num_frames
     clips = TrainingClips(videos, None, *reading, transform, 1, args.seed, unreadable)
-    if validation is not None:  # with the frames and masks of epoch 0, always
+    if validation is None:
+        args.eval_strategy = "no"
+    else:  # with the frames and masks of epoch 0, always
         validation = TrainingClips(validation, None, *reading, EvaluationTransform(processor), 1, args.seed, unreadable)
+    args.label_names, args.prediction_loss_only = ["mask_noise"], True
     trainer = MaskedPretrainingTrainer(
         model=model,
         args=args,
@@ -115,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
         mask_type=alignment.mask_type,
         mask_ratio=alignment.mask_ratio,
     )
-    train(trainer)
+    train(trainer, settings)
     metrics = save_and_validate(trainer, unreadable)
     write_pretraining_card(trainer, model_args, data_args, alignment, metrics)
     if args.push_to_hub:

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         processing_class=task.processor,
         image_copies=task.image_copies,
     )
-    train(trainer)
+    train(trainer, task.settings)
     metrics = save_and_validate(trainer, task.unreadable)
     write_classification_card(trainer, model_args, data_args, augmentation, metrics)
     if args.push_to_hub:

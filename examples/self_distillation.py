@@ -1,7 +1,7 @@
 """Trains a classifier whose tokens learn, beside the labels, to be those of a smaller model that was trained before.
 
     python examples/self_distillation.py --recipe videomamba-m-in1k --data imagenet --teacher my-small
-    python examples/self_distillation.py --media video --data my_videos --teacher videomamba-ti-k400-f8 \\
+    python examples/self_distillation.py --recipe video-distillation --data my_videos --teacher videomamba-ti-k400-f8 \\
         --model_config '{"hidden_size": 384, "num_hidden_layers": 24, "num_frames": 8}' --output_dir my-model
 
 Large VideoMambas overfit on images; aligned with a small one, they do not (section 3.2 and Fig. 6 of the paper). The student
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, set_seed
+from transformers.models.auto.image_processing_auto import get_image_processor_config
 from transformers.utils import ModelOutput
 
 
@@ -36,8 +37,8 @@ from examples.common.classification import prepare_classification
 from examples.common.models import locate
 from examples.common.run import save_and_validate, train
 from examples.common.teachers import TokenTeacher
-from examples.common.trainer import VideoMambaTrainer, classification_loss, classification_losses, mean_over_clips
-from modeling_videomamba import VideoMambaForImageClassification, VideoMambaForVideoClassification
+from examples.common.trainer import VideoMambaTrainer, classification_losses, mean_over_clips
+from modeling_videomamba import VideoMambaConfig, VideoMambaForImageClassification, VideoMambaForVideoClassification
 from modeling_videomamba.modeling_videomamba import make_norm
 
 
@@ -63,14 +64,15 @@ class Student(nn.Module):
 
     def forward(self, pixel_values: Tensor, teacher_tokens: Tensor | None = None) -> StudentOutput:
         """`teacher_tokens` `(batch, 1 + patches, width)`, or `(batch, patches, width)` without CLS, of unit length."""
+        clips = pixel_values if pixel_values.ndim == 5 else pixel_values[:, None]  # (batch, frames, 3, height, width)
+        outputs = self.classifier.base_model(clips)
+        logits = self.classifier.classifier(self.classifier.dropout(outputs.pooler_output))
         if teacher_tokens is None:
-            return StudentOutput(logits=self.classifier(pixel_values).logits)
-        outputs = self.classifier(pixel_values, output_hidden_states=True)
-        tokens = self.classifier.base_model.norm(outputs.hidden_states[-1])  # (batch, 1 + patches, hidden)
-        tokens = F.normalize(self.projection(self.norm(tokens)).float(), dim=-1)  # (batch, 1 + patches, width)
-        tokens = tokens[:, tokens.shape[1] - teacher_tokens.shape[1] :]
+            return StudentOutput(logits=logits)
+        tokens = self.projection(self.norm(outputs.last_hidden_state))  # (batch, 1 + patches, width)
+        tokens = F.normalize(tokens.float(), dim=-1)[:, tokens.shape[1] - teacher_tokens.shape[1] :]
         distances = (2 - 2 * (tokens * teacher_tokens).sum(dim=-1)).mean(dim=1)  # (batch,)
-        return StudentOutput(logits=outputs.logits, distances=distances)
+        return StudentOutput(logits=logits, distances=distances)
 
     def gradient_checkpointing_enable(self, **kwargs) -> None:
         self.classifier.gradient_checkpointing_enable(**kwargs)
@@ -95,6 +97,34 @@ class SelfDistillationTrainer(VideoMambaTrainer):
             inputs["teacher_tokens"] = self.teacher(inputs["pixel_values"])
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Checkpoints hold the whole student, the output directory its classifier alone."""
+        if output_dir is not None:
+            return super().save_model(output_dir, _internal_call)
+        weights = self.accelerator.get_state_dict(self.model_wrapped)  # gathered, where they are sharded
+        if self.args.should_save:
+            prefix = "classifier."
+            weights = {name.removeprefix(prefix): x for name, x in weights.items() if name.startswith(prefix)}
+            self.model.classifier.save_pretrained(self.args.output_dir, state_dict=weights)
+            self.processing_class.save_pretrained(self.args.output_dir)
+
+
+def load_teacher(name: str, student: VideoMambaConfig, dtype: torch.dtype) -> TokenTeacher:
+    """The teacher, tried once on a black clip of the student's size.
+
+    Raises:
+        ValueError: if its tokens are not those of the student's patches.
+    """
+    directory = locate(name)
+    model = AutoModel.from_pretrained(directory, dtype=dtype)
+    statistics = get_image_processor_config(directory)  # empty for a VideoMamba of videos, which takes ImageNet's
+    named = {"mean": statistics.get("image_mean"), "std": statistics.get("image_std")}
+    named = {name: values for name, values in named.items() if values is not None}
+    teacher = TokenTeacher(model, student.grid_size, student.tubelet_size, **named)
+    size = (student.image_size,) * 2 if isinstance(student.image_size, int) else student.image_size
+    teacher(torch.zeros(1, student.num_frames or 1, student.num_channels, *size))
+    return teacher
+
 
 def main(argv: list[str] | None = None) -> None:
     arguments = (ModelArguments, DataArguments, ImageAugmentationArguments, DistillationArguments, ImagePretrainingArguments)
@@ -103,9 +133,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError("Give the --teacher: a smaller model, trained before.")
     set_seed(args.seed)
     task = prepare_classification(distillation.media, model_args, data_args, augmentation, args, distillation)
-    dtype = torch.bfloat16 if args.bf16 else torch.float32
-    teacher = AutoModel.from_pretrained(locate(distillation.teacher), dtype=dtype)
-    teacher = TokenTeacher(teacher, task.model.config.grid_size, task.model.config.tubelet_size)
+    teacher = load_teacher(distillation.teacher, task.model.config, torch.bfloat16 if args.bf16 else torch.float32)
     student = Student(task.model, teacher.width)
     args.label_names = ["labels"]
     if distillation.distillation_epochs is not None:
@@ -122,9 +150,7 @@ def main(argv: list[str] | None = None) -> None:
         teacher=teacher,
         distillation_epochs=distillation.distillation_epochs,
     )
-    train(trainer)
-    trainer.model = trainer.model_wrapped = student.classifier  # what is left of the student
-    trainer.compute_loss_func = classification_loss
+    train(trainer, task.settings)
     metrics = save_and_validate(trainer, task.unreadable)
     write_classification_card(trainer, model_args, data_args, augmentation, metrics, distillation)
     if args.push_to_hub:

@@ -1,4 +1,4 @@
-"""Trains a CLIP model of a hundred thousand parameters, to try masked pretraining with where no other CLIP is at hand.
+"""Trains a CLIP model of a few hundred thousand parameters, to try masked pretraining with where no other CLIP is at hand.
 
     python examples/train_small_clip.py digits/images small-clip
 
@@ -37,7 +37,7 @@ def spell(names: list[str]) -> Tensor:
 
 
 def make_clip(image_size: int, patch_size: int, text_length: int) -> CLIPModel:
-    towers = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "projection_dim": 64}
+    towers = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
     tokens = {"vocab_size": 259, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     vision = {"num_hidden_layers": 3, "image_size": image_size, "patch_size": patch_size, **towers}
     text = {"num_hidden_layers": 1, "max_position_embeddings": text_length, **tokens, **towers}

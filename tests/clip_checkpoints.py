@@ -33,7 +33,6 @@ def load_official_clip(tensors: dict[str, Tensor], num_attention_heads: int) -> 
         num_attention_heads=num_attention_heads,
         image_size=int((patches - 1) ** 0.5) * patch_size,
         patch_size=patch_size,
-        attn_implementation="eager",
     )
     ours = {"visual_projection.weight": tensors["proj"].T}
     for name, tensor in tensors.items():
@@ -50,7 +49,6 @@ def load_official_clip(tensors: dict[str, Tensor], num_attention_heads: int) -> 
             ours[f"vision_model.{name}"] = tensor
     model = CLIPVisionModelWithProjection(config)
     model.load_state_dict({name: tensor.clone() for name, tensor in ours.items()})
-    assert model.config._attn_implementation == "eager"
     return model.eval()
 
 

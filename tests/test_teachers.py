@@ -156,6 +156,7 @@ class TestTokens:
 def test_renormalize():
     pixels = torch.rand(2, 3, 4, 4)
     black, white = ([0.0] * 3, [1.0] * 3), ([0.5, 0.4, 0.3], [0.2, 0.1, 0.5])
-    there = renormalize(pixels, *black, *white)
-    torch.testing.assert_close(there, (pixels - as_pixel(white[0])) / as_pixel(white[1]))
-    torch.testing.assert_close(renormalize(there, *white, *black), pixels)
+    there = renormalize(pixels, *black)
+    torch.testing.assert_close(there, pixels * as_pixel(IMAGENET_DEFAULT_STD) + as_pixel(IMAGENET_DEFAULT_MEAN))
+    torch.testing.assert_close(renormalize(pixels, *white), (there - as_pixel(white[0])) / as_pixel(white[1]))
+    assert renormalize(pixels, tuple(IMAGENET_DEFAULT_MEAN), IMAGENET_DEFAULT_STD) is pixels

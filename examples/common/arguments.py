@@ -24,7 +24,7 @@ def _option(default, help: str):
 
 
 @dataclass
-class ModelArguments:
+class BackboneArguments:
     model: str | None = _option(
         None,
         "what to start from: a directory, an id such as videomamba-m-k400-f16 (the converter lists them), a hub repository",
@@ -33,6 +33,10 @@ class ModelArguments:
     num_frames: int | None = _option(None, "frames of a clip, if other than the model's")
     image_size: int | None = _option(None, "height and width in pixels, if other than the model's")
     drop_path_rate: float | None = _option(None, "stochastic depth of the last block")
+
+
+@dataclass
+class ModelArguments(BackboneArguments):
     num_labels: int | None = _option(None, "size of the head, if the data does not name its labels")
     problem_type: Literal["single_label_classification", "regression"] = _option(
         "single_label_classification", "regression: labels are values, the loss is their mean squared error"
@@ -40,20 +44,26 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
+class MediaArguments:
     data: str = field(
         default="",
         metadata={
             "help": "folder with a folder a class (in train/, val/ and test/, or not), folder with train.csv, val.csv and "
-            "test.csv, one such list, a saved `datasets` data set or one on the hub"
+            "test.csv, one such list, a saved `datasets` data set or one on the hub; where no labels are needed, any folder "
+            "of videos, and a list of nothing but paths"
         },
     )
     data_config: str | None = _option(None, "configuration of a hub data set")
     media_root: str | None = _option(None, "where relative paths in a list start from (default: where the list is)")
-    labels: str | None = _option(None, "file with the names of the classes, one a line, in the order of the lists' ids")
     frame_sampling: Literal["segments", "ssv2"] = _option("segments", "ssv2: as the reference does for Something-Something V2")
     window_seconds: float | None = _option(None, "cut long videos into windows of this length")
     window_stride: float = _option(16.0, "seconds from window to window")
+    strict: bool = _option(False, "stop at a file that cannot be read, instead of skipping, counting and naming it")
+
+
+@dataclass
+class DataArguments(MediaArguments):
+    labels: str | None = _option(None, "file with the names of the classes, one a line, in the order of the lists' ids")
     num_clips: int = _option(1, "clips of a video in evaluation, whose scores are averaged")
     num_crops: int = _option(1, "crops of a clip in evaluation, whose scores are averaged")
     merge: Literal["path", "stem"] = _option(
@@ -61,11 +71,10 @@ class DataArguments:
         "which samples are one video in evaluation. path: windows of one file, averaged. stem: files of one name, of which "
         "only the first counts, as in the reference (Breakfast's cameras, LVU's windows)",
     )
-    strict: bool = _option(False, "stop at a video that cannot be read, instead of skipping, counting and naming it")
 
 
 @dataclass
-class PretrainingDataArguments(DataArguments):
+class PretrainingDataArguments(MediaArguments):
     """With the reference's default for masked pretraining. Labels, if there are any, are not read."""
 
     frame_sampling: Literal["segments", "ssv2"] = "ssv2"
@@ -89,6 +98,10 @@ class AugmentationArguments:
     mixup: float = _option(0.8, "alpha of Mixup, 0: off")
     cutmix: float = _option(1.0, "alpha of CutMix, 0: off")
     label_smoothing: float = _option(0.1, "probability mass spread over all labels")
+
+    def __post_init__(self) -> None:
+        if self.repeated_augmentation < 1:
+            raise ValueError(f"--repeated_augmentation must be at least 1, got {self.repeated_augmentation}.")
 
 
 @dataclass
@@ -185,7 +198,7 @@ class MaskedPretrainingArguments(VideoMambaTrainingArguments):
     """With the reference's defaults for masked pretraining."""
 
     validation_fraction: float = 0.0
-    num_train_epochs: float = 800.0
+    num_train_epochs: float = 801.0
     learning_rate: float = 1.5e-4
     min_learning_rate: float = 1e-5
     warmup_learning_rate: float = 0.0
@@ -217,7 +230,11 @@ class AlignmentArguments:
     )
     normalize_alignment: bool = _option(True, "features of unit length, the student's and the teacher's")
     alignment_loss: Literal["l2", "mse", "smooth_l1"] = _option("l2", "distance of features; l2 is 2 - 2 cos")
-    horizontal_flip: bool = _option(True, "mirror half of the clips")
+    horizontal_flip: bool = _option(True, "mirror half of the clips; off where labels will tell left from right")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.mask_ratio < 1:
+            raise ValueError(f"--mask_ratio must be in [0, 1), got {self.mask_ratio:g}.")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

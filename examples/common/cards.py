@@ -6,7 +6,15 @@ import torch
 import transformers
 from huggingface_hub import ModelCardData
 
-from .arguments import AlignmentArguments, AugmentationArguments, DataArguments, DistillationArguments, ModelArguments
+from .arguments import (
+    AlignmentArguments,
+    AugmentationArguments,
+    BackboneArguments,
+    DataArguments,
+    DistillationArguments,
+    MediaArguments,
+    ModelArguments,
+)
 from .trainer import VideoMambaTrainer
 
 
@@ -46,7 +54,9 @@ def write_classification_card(
         "labels": "values" if config.problem_type == "regression" else mixing,
     }
     if distillation is not None:
-        until = f"for {distillation.distillation_epochs:g} epochs" if distillation.distillation_epochs else "all along"
+        until = (
+            f"for {distillation.distillation_epochs:g} epochs" if distillation.distillation_epochs is not None else "all along"
+        )
         rows["self-distillation"] = f"its tokens were aligned with those of {distillation.teacher}, {until}"
     results = {label: metrics[f"eval_{key}"] for key, label in METRIC_NAMES.items() if f"eval_{key}" in metrics}
     results = {label: f"{value:.1%}" if label.startswith("top") else f"{value:.4f}" for label, value in results.items()}
@@ -66,8 +76,8 @@ def write_classification_card(
 
 def write_pretraining_card(
     trainer: VideoMambaTrainer,
-    model_args: ModelArguments,
-    data_args: DataArguments,
+    model_args: BackboneArguments,
+    data_args: MediaArguments,
     alignment: AlignmentArguments,
     metrics: dict[str, float],
 ) -> None:
@@ -97,7 +107,7 @@ def _name(trainer: VideoMambaTrainer) -> str:
     return trainer.args.hub_model_id or Path(trainer.args.output_dir).name
 
 
-def _training_rows(trainer: VideoMambaTrainer, model_args: ModelArguments, data_args: DataArguments) -> dict[str, str]:
+def _training_rows(trainer: VideoMambaTrainer, model_args: BackboneArguments, data_args: MediaArguments) -> dict[str, str]:
     args, config = trainer.args, trainer.model.config
     media = "images" if config.num_frames is None else "videos"
     num_validation = len(trainer.eval_dataset) if trainer.eval_dataset else 0

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import Dataset
 from transformers import BaseImageProcessor, EvalPrediction
 
 from conversion.converter import processor_for
@@ -14,23 +13,17 @@ from modeling_videomamba import (
     VideoMambaVideoProcessor,
 )
 
-from .arguments import (
-    AugmentationArguments,
-    DataArguments,
-    DistillationArguments,
-    ModelArguments,
-    VideoMambaTrainingArguments,
-)
+from .arguments import AugmentationArguments, DataArguments, ModelArguments, VideoMambaTrainingArguments
 from .augmentation import training_transform
 from .clips import ClipCollator, EvaluationViews, TrainingClips, UnreadableFiles, require_readable
 from .frame_sampling import FRAME_SAMPLINGS
 from .images import ImageTrainingTransform
 from .media_files import Media
-from .media_lists import cut_into_windows, hold_out, label_ids, label_values, load_media, write_list
+from .media_lists import cut_into_windows, label_ids, label_values, load_splits, write_list
 from .metrics import for_trainer, metrics_of
 from .mixing import ClipMixing
 from .models import start_classifier
-from .settings import check_settings, settings_of
+from .settings import compare_settings, settings_of
 
 
 @dataclass
@@ -45,6 +38,7 @@ class Classification:
     compute_metrics: Callable[[EvalPrediction], dict[str, float]]
     unreadable: UnreadableFiles
     image_copies: int
+    settings: dict
 
 
 def prepare_classification(
@@ -53,25 +47,29 @@ def prepare_classification(
     data_args: DataArguments,
     augmentation: AugmentationArguments,
     args: VideoMambaTrainingArguments,
-    distillation: DistillationArguments | None = None,
+    *others: object,
 ) -> Classification:
-    """Reads lists and the model; writes down what an interrupted run must not change, and which files were held out.
+    """Reads lists and the model; writes down which files were held out. `others` are further arguments of the script.
 
     Raises:
         FileNotFoundError, ValueError: for all that can be wrong before the first step.
     """
-    train, validation, is_held_out = load_splits(media, data_args, args)
+    source = data_args.data, data_args.media_root, data_args.data_config
+    train, validation, is_held_out = load_splits(*source, args.validation_fraction, args.seed, media)
+    if validation is None:
+        raise ValueError(f"{data_args.data} has no {media}s to validate on, and --validation_fraction 0 holds none out.")
     output_dir = Path(args.output_dir)
     unreadable = UnreadableFiles(output_dir / "unreadable_files.txt", data_args.strict)
     with args.main_process_first(desc="the model to start from"):
         model = start_classifier(model_args, train, data_args.labels, media)
         output_dir.mkdir(parents=True, exist_ok=True)
-        others = [] if distillation is None else [distillation]
-        check_settings(output_dir / "settings.json", settings_of(model_args, data_args, augmentation, args, *others))
+        settings = settings_of(model_args, data_args, augmentation, args, *others)
+        compare_settings(output_dir / "settings.json", settings)
         if args.process_index == 0:
             unreadable.file.unlink(missing_ok=True)
             if is_held_out:
                 write_list(validation, output_dir / "validation.csv")
+                print(f"what is held out for validation is listed in {output_dir / 'validation.csv'}")
     if data_args.window_seconds:
         window = data_args.window_seconds, data_args.window_stride
         train, validation = cut_into_windows(train, *window), cut_into_windows(validation, *window)
@@ -101,19 +99,8 @@ def prepare_classification(
         compute_metrics=for_trainer(metrics_of(model_args.problem_type)),
         unreadable=unreadable,
         image_copies=augmentation.repeated_augmentation if media == "image" else 1,
+        settings=settings,
     )
-
-
-def load_splits(media: Media, data_args: DataArguments, args: VideoMambaTrainingArguments) -> tuple[Dataset, Dataset, bool]:
-    """What to train on and what to validate on, and whether the latter was held out of the former, not given."""
-    source = data_args.data, data_args.media_root, data_args.data_config
-    train, validation = (load_media(source[0], split, *source[1:], media) for split in ("train", "val"))
-    if train is None:
-        raise ValueError(f"{data_args.data} has no training {media}s.")
-    is_held_out = validation is None or Path(data_args.data).is_file()
-    if is_held_out:
-        train, validation = hold_out(train, args.validation_fraction, args.seed)
-    return train, validation, is_held_out
 
 
 def transform_of(

@@ -15,8 +15,11 @@ def read_image(source: str | bytes) -> Tensor:
     Raises:
         ValueError, OSError: if it cannot be read.
     """
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        return v2.functional.pil_to_tensor(image.convert("RGB"))
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return v2.functional.pil_to_tensor(image.convert("RGB"))
+    except (Image.DecompressionBombError, SyntaxError, TypeError) as error:  # what Pillow says of some damaged files
+        raise ValueError(f"Cannot read the image: {error}") from error
 
 
 class ImageTrainingTransform:

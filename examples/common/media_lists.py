@@ -60,6 +60,30 @@ def load_media(
     return read_folder(path, media) if split == "train" else None
 
 
+def load_splits(
+    data: str,
+    root: str | None,
+    data_config: str | None,
+    validation_fraction: float,
+    seed: int,
+    media: Media = "video",
+    labelled: bool = True,
+) -> tuple[Dataset, Dataset | None, bool]:
+    """What to train on and what to validate on, and whether the latter was held out of the former, not given.
+
+    It is held out where no validation split is given, or a single list is; nothing is, if the fraction is 0. For the other
+    arguments see [`load_media`].
+    """
+    train, validation = (load_media(data, split, root, data_config, media, labelled) for split in ("train", "val"))
+    if train is None:
+        raise ValueError(f"{data} has no training {media}s.")
+    if validation is not None and not Path(data).is_file():
+        return train, validation, False
+    if validation_fraction == 0:
+        return train, None, False
+    return *hold_out(train, validation_fraction, seed), True
+
+
 def read_class_folders(folder: Path, media: Media = "video") -> Dataset:
     """Videos or images from a folder that has one folder a class."""
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
@@ -159,12 +183,13 @@ def write_list(videos: Dataset, path: Path) -> None:
 
 
 def hold_out(videos: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """The videos without, and those of, a random part of every class, or of all if labels are values.
+    """The videos without, and those of, a random part of every class, or of all if labels are values or there are none.
 
     Each class keeps at least one video, and of two or more gives at least one.
     """
     by_label: dict = {}
-    for index, label in enumerate(videos["label"]):
+    labels = videos["label"] if "label" in videos.column_names else [None] * len(videos)
+    for index, label in enumerate(labels):
         by_label.setdefault(None if isinstance(label, float) else label, []).append(index)
     random = np.random.default_rng(seed)
     held_out = []

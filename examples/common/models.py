@@ -20,7 +20,7 @@ from modeling_videomamba import (
     VideoMambaPreTrainedModel,
 )
 
-from .arguments import AlignmentArguments, ModelArguments
+from .arguments import AlignmentArguments, BackboneArguments, ModelArguments
 from .media_files import Media
 from .media_lists import label_names
 
@@ -88,7 +88,7 @@ def start_classifier(
 
 
 def start_pretraining_model(
-    args: ModelArguments, alignment: AlignmentArguments, teacher_width: int
+    args: BackboneArguments, alignment: AlignmentArguments, teacher_width: int
 ) -> VideoMambaForPreTraining:
     """The model that masked pretraining starts from: a new one, or any trained before, of videos or of images."""
     parent, config = parent_of(args)
@@ -103,7 +103,7 @@ def start_pretraining_model(
     return _start(VideoMambaForPreTraining, args, parent, config, overrides, ignore_mismatched_sizes=True)
 
 
-def parent_of(args: ModelArguments) -> tuple[str | None, VideoMambaConfig]:
+def parent_of(args: BackboneArguments) -> tuple[str | None, VideoMambaConfig]:
     """The directory or repository that training starts from, `None` for random weights, and its configuration."""
     if (args.model is None) == (args.model_config is None):
         raise ValueError("Give either --model, what to start from, or --model_config, to start from scratch.")
@@ -115,7 +115,7 @@ def parent_of(args: ModelArguments) -> tuple[str | None, VideoMambaConfig]:
 
 def _start(
     model_class: type[VideoMambaPreTrainedModel],
-    args: ModelArguments,
+    args: BackboneArguments,
     parent: str | None,
     config: VideoMambaConfig,
     overrides: dict,

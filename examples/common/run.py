@@ -1,22 +1,29 @@
 """A training run: from its last whole checkpoint to a saved model and its results."""
 
+from pathlib import Path
+
 from transformers import EarlyStoppingCallback, set_seed
 
 from .clips import UnreadableFiles
+from .settings import check_settings
 from .trainer import VideoMambaTrainer, last_complete_checkpoint
 
 
-def train(trainer: VideoMambaTrainer) -> None:
+def train(trainer: VideoMambaTrainer, settings: dict) -> None:
     """Trains, or goes on where the run was interrupted.
 
+    `settings` are what an interrupted run must not change, see [`settings_of`].
+
     Raises:
-        ValueError: if the data are not enough for a step.
+        ValueError: if the data are not enough for a step, or the output directory has a run with other settings.
     """
     args, clips = trainer.args, trainer.train_dataset
-    if len(clips) * clips.repeats < trainer.clips_per_step:
+    wanted = trainer.clips_per_step // clips.repeats
+    if trainer.items_per_epoch < wanted:
         media = "images" if "image" in clips.videos.column_names else "videos"
-        wanted = trainer.clips_per_step // clips.repeats
-        raise ValueError(f"{len(clips)} {media} are too few for a step of {wanted}: train in smaller ones.")
+        raise ValueError(f"{trainer.items_per_epoch} {media} are too few for a step of {wanted}: train in smaller ones.")
+    with args.main_process_first(desc="settings"):
+        check_settings(Path(args.output_dir) / "settings.json", settings)
     set_seed(args.seed + args.process_index)  # drop path differs between processes
     if args.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(args.early_stopping_patience))

@@ -4,15 +4,19 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from .arguments import DataArguments, VideoMambaTrainingArguments
+from .arguments import MediaArguments, VideoMambaTrainingArguments
 
 
 CHOSEN = {
-    DataArguments: ("data", "labels", "frame_sampling", "window_seconds", "window_stride"),
+    MediaArguments: (
+        *("data", "data_config", "media_root", "labels"),
+        *("frame_sampling", "window_seconds", "window_stride"),
+    ),
     VideoMambaTrainingArguments: (
         *("seed", "num_train_epochs", "max_steps", "warmup_epochs", "validation_fraction", "bf16", "max_grad_norm"),
         *("learning_rate", "min_learning_rate", "warmup_learning_rate", "lr_reference", "lr_scaling", "lr_schedule"),
         *("per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "layer_decay", "layer_decay_mode"),
+        *("adam_beta1", "adam_beta2", "adam_epsilon", "load_best_model_at_end", "metric_for_best_model"),
     ),
 }  # of all other arguments, all
 
@@ -22,7 +26,8 @@ def settings_of(*arguments) -> dict:
     settings = {}
     for group in arguments:
         names = next((names for kind, names in CHOSEN.items() if isinstance(group, kind)), None)
-        settings |= asdict(group) if names is None else {name: getattr(group, name) for name in names}
+        known = asdict(group)
+        settings |= known if names is None else {name: known[name] for name in names if name in known}
     return settings
 
 
@@ -36,6 +41,13 @@ def check_settings(file: Path, settings: dict) -> None:
         unfinished = file.with_suffix(".tmp")
         unfinished.write_text(json.dumps(settings, indent=2), encoding="utf-8")
         unfinished.replace(file)
+    compare_settings(file, settings)
+
+
+def compare_settings(file: Path, settings: dict) -> None:
+    """As [`check_settings`], but writes nothing: for what comes before the first result."""
+    if not file.exists():
+        return
     before = json.loads(file.read_text(encoding="utf-8"))
     names = [name for name in settings if before.get(name) != settings[name]]
     if names:

@@ -1,11 +1,12 @@
 """Frozen models whose features a student learns to predict."""
 
 import inspect
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPVisionModelWithProjection, PreTrainedModel
+from transformers import AutoConfig, CLIPVisionModelWithProjection, PreTrainedModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 
@@ -15,6 +16,24 @@ class ClipImageTower(CLIPVisionModelWithProjection):
     _keys_to_ignore_on_load_unexpected = [r"^text_(model|projection)\.", r"^logit_scale$", r"position_ids$"]
 
 
+def load_clip(name: str, dtype: torch.dtype = torch.float32) -> ClipImageTower:
+    """The image tower of a CLIP model, whole or not, from a directory or a hub repository.
+
+    Raises:
+        ValueError: if it is no CLIP, or has no projection into the space that images share with texts.
+    """
+    config = AutoConfig.from_pretrained(name)
+    if config.model_type not in ("clip", "clip_vision_model"):
+        raise ValueError(f"The teacher must be a CLIP model, {name} is a {config.model_type}.")
+    if config.model_type == "clip":
+        config.vision_config.projection_dim = config.projection_dim
+        config = config.vision_config
+    tower, info = ClipImageTower.from_pretrained(name, config=config, dtype=dtype, output_loading_info=True)
+    if info["missing_keys"]:
+        raise ValueError(f"{name} lacks weights of a CLIP image tower: {', '.join(sorted(info['missing_keys']))}.")
+    return tower
+
+
 class ClipTeacher(nn.Module):
     """A CLIP image tower that looks at every frame by itself, as the reference uses OpenAI's (`video_sm/models/clip.py`).
 
@@ -22,7 +41,7 @@ class ClipTeacher(nn.Module):
     the projection into the space that images share with texts. The CLS tokens of a clip are averaged.
 
     Args:
-        clip: for attention, loaded with `attn_implementation="eager"`.
+        clip: see [`load_clip`].
         grid: rows and columns of the student's patches. Frames are resized so that the teacher has the same.
         num_layers, interval: the teacher's layers, counted from the last one down, and their distance.
         normalize: whether features have unit length.
@@ -36,7 +55,7 @@ class ClipTeacher(nn.Module):
         num_layers: int = 1,
         interval: float = 1.0,
         normalize: bool = True,
-        normalization: str = "imagenet",
+        normalization: Literal["imagenet", "clip"] = "imagenet",
     ):
         super().__init__()
         self.clip = clip.eval().requires_grad_(False)
@@ -47,10 +66,6 @@ class ClipTeacher(nn.Module):
         self.frame_size = [side * clip.config.patch_size for side in grid]
         self.normalize, self.normalization = normalize, normalization
 
-    @property
-    def width(self) -> int:
-        return self.clip.config.projection_dim
-
     @torch.no_grad()
     def forward(self, pixel_values: Tensor, with_attention: bool = False) -> tuple[Tensor, Tensor | None]:
         """Looks at clips `(clips, frames, 3, height, width)`.
@@ -60,13 +75,12 @@ class ClipTeacher(nn.Module):
             last layer's attention of CLS to the patches, averaged over heads: `(clips, frames, patches)`. Both in fp32.
         """
         clips, frames = pixel_values.shape[:2]
-        images = self._prepare(pixel_values.flatten(0, 1))  # (clips * frames, 3, height, width)
-        outputs = self.clip(
-            images.to(self.clip.dtype),
-            interpolate_pos_encoding=self.frame_size != [self.clip.config.image_size] * 2,
-            output_hidden_states=True,
-            output_attentions=with_attention,
-        )
+        images = pixel_values.flatten(0, 1)  # (clips * frames, 3, height, width)
+        if self.normalization == "clip":
+            images = renormalize(images, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        images = resize(images, self.frame_size).to(self.clip.dtype)
+        is_other_size = self.frame_size != [self.clip.config.image_size] * 2
+        outputs = self.clip(images, interpolate_pos_encoding=is_other_size, output_hidden_states=True)
         features = []
         for layer in self.layers:
             tokens = outputs.hidden_states[layer + 1].unflatten(0, (clips, frames))  # (clips, frames, 1 + patches, hidden)
@@ -74,14 +88,21 @@ class ClipTeacher(nn.Module):
             features.append(F.normalize(tokens, dim=-1) if self.normalize else tokens)
         attention = None
         if with_attention:
-            attention = outputs.attentions[-1][:, :, 0, 1:].float().mean(dim=1)  # (clips * frames, patches)
-            attention = attention.unflatten(0, (clips, frames))
+            attention = self._attention_of_cls(outputs.hidden_states[-2]).unflatten(0, (clips, frames))
         return torch.stack(features), attention
 
-    def _prepare(self, images: Tensor) -> Tensor:
-        if self.normalization == "clip":
-            images = renormalize(images, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
-        return resize(images, self.frame_size)
+    def _attention_of_cls(self, hidden_states: Tensor) -> Tensor:
+        """What CLS attends to in the last layer, `(images, patches)`, from what enters that layer.
+
+        One row of the map, so that no layer has to compute and keep all of it.
+        """
+        layer = self.clip.vision_model.encoder.layers[-1]
+        hidden_states = layer.layer_norm1(hidden_states)  # (images, 1 + patches, hidden)
+        heads = (-1, self.clip.config.num_attention_heads, layer.self_attn.head_dim)
+        query = layer.self_attn.q_proj(hidden_states[:, 0]).view(heads)  # (images, heads, head)
+        keys = layer.self_attn.k_proj(hidden_states).unflatten(-1, heads[1:])  # (images, 1 + patches, heads, head)
+        scores = torch.einsum("ihd,iphd->ihp", query.float(), keys.float()) * layer.self_attn.scale
+        return scores.softmax(dim=-1)[..., 1:].mean(dim=1)
 
 
 class TokenTeacher(nn.Module):
@@ -94,18 +115,33 @@ class TokenTeacher(nn.Module):
             row, after a CLS token or without one.
         grid: rows and columns of the student's patches. Frames are resized so that the teacher has the same.
         tubelet_size: frames that a patch of the student spans.
+        mean, std: of the frames that the teacher sees; the student's are ImageNet's.
+
+    Raises:
+        ValueError: if the model does not say how wide its tokens are.
     """
 
-    def __init__(self, model: PreTrainedModel, grid: tuple[int, int], tubelet_size: int = 1):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        grid: tuple[int, int],
+        tubelet_size: int = 1,
+        mean: list[float] = IMAGENET_DEFAULT_MEAN,
+        std: list[float] = IMAGENET_DEFAULT_STD,
+    ):
         super().__init__()
+        config = model.config
+        if not hasattr(config, "hidden_size"):
+            raise ValueError(
+                f"The teacher must be a model of images or videos whose output is tokens, not {config.model_type}."
+            )
         self.model = model.eval().requires_grad_(False)
-        self.grid, self.tubelet_size = grid, tubelet_size
-        patch_size = getattr(model.config, "patch_size", None)
-        self.frame_size = [side * patch_size for side in grid] if isinstance(patch_size, int) else None
-
-    @property
-    def width(self) -> int:
-        return self.model.config.hidden_size
+        self.width = config.hidden_size
+        self.grid, self.tubelet_size, self.mean, self.std = grid, tubelet_size, mean, std
+        self.frame_size = None
+        if isinstance(patch_size := getattr(config, "patch_size", None), int):
+            stride = getattr(config, "stride", patch_size)
+            self.frame_size = [(side - 1) * stride + patch_size for side in grid]
 
     @torch.no_grad()
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -136,14 +172,16 @@ class TokenTeacher(nn.Module):
 
     def _tokens(self, pixel_values: Tensor) -> Tensor:
         config, options = self.model.config, {}
+        leading = pixel_values.shape[:-3]
+        images = renormalize(pixel_values.flatten(0, -4), self.mean, self.std)  # (images, 3, height, width)
         if self.frame_size is not None:
-            leading, pixel_values = pixel_values.shape[:-3], pixel_values.flatten(0, -4)
-            pixel_values = resize(pixel_values, self.frame_size).unflatten(0, leading)
+            images = resize(images, self.frame_size)
             if "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters:
                 options["interpolate_pos_encoding"] = True
+        pixel_values = images.to(self.model.dtype).unflatten(0, leading)
         if config.model_type == "videomamba" and pixel_values.ndim == 4:
             pixel_values = pixel_values[:, None]  # the base model takes clips, of one frame too
-        tokens = self.model(pixel_values.to(self.model.dtype), **options).last_hidden_state
+        tokens = self.model(pixel_values, **options).last_hidden_state
         registers = getattr(config, "num_register_tokens", 0)  # DINO's, between CLS and patches
         return torch.cat((tokens[:, :1], tokens[:, 1 + registers :]), dim=1) if registers else tokens
 
@@ -161,7 +199,12 @@ def resize(images: Tensor, size: list[int]) -> Tensor:
     return F.interpolate(images, size=size, mode="bicubic", align_corners=False)
 
 
-def renormalize(images: Tensor, mean: list[float], std: list[float], new_mean: list[float], new_std: list[float]) -> Tensor:
-    """Images `(images, 3, height, width)`, normalised with `mean` and `std`, as normalised with the new ones."""
-    mean, std, new_mean, new_std = (torch.tensor(x).to(images)[:, None, None] for x in (mean, std, new_mean, new_std))
-    return (images * std + mean - new_mean) / new_std
+def renormalize(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
+    """Images `(images, 3, height, width)`, normalised with ImageNet's statistics, as normalised with others."""
+    ours, theirs = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD), (mean, std)
+    if [*map(list, ours)] == [*map(list, theirs)]:
+        return images
+    (ours_mean, ours_std), (mean, std) = (
+        (torch.tensor(values).to(images)[:, None, None] for values in statistics) for statistics in (ours, theirs)
+    )
+    return (images * ours_std + ours_mean - mean) / std

@@ -37,6 +37,11 @@ class VideoMambaTrainer(Trainer):
         videos = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         return videos * self.train_dataset.repeats
 
+    @property
+    def items_per_epoch(self) -> int:
+        """Videos or images that an epoch goes through, copies of images counted."""
+        return len(self._get_train_sampler() or self.train_dataset)
+
     def scaled(self, learning_rate: float) -> float:
         reference = self.args.lr_reference
         return scale_learning_rate(learning_rate, self.clips_per_step, reference) if reference else learning_rate
