@@ -6,8 +6,9 @@ The data are handwritten digits before photographs, none of which is in two spli
 student is trained from scratch and distilled from a smaller model; without a teacher it also gets as many more epochs as the
 teacher's forward passes cost. Clips: a student is pretrained with each mask on all clips without their labels, and fine-tuned
 on few labelled ones; without pretraining it also gets as many more epochs of fine-tuning as pretraining and its teacher cost.
-Nothing is selected on the test images and clips, which give the accuracies. Every run is a call of the scripts in examples/,
-two at a time; what is done is kept in WORK_DIR, and a benchmark that is started again goes on.
+What the teachers know, they have from the labels of 4,000 images, and their own training is not counted; data and CLIP are the
+same for all seeds. Nothing is selected on the test images and clips, which give the accuracies. Every run is a call of the
+scripts in examples/, two at a time; what is done is kept in WORK_DIR, and a benchmark that is started again goes on.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from benchmarks.common import RESULTS, provenance
 from examples import finetune_video_classification, masked_pretraining, pretrain_image_classification, self_distillation
 from examples.common.arguments import read_recipe
 from examples.common.masking import MASK_TYPES
+from examples.common.settings import check_settings
 from examples.common.teachers import load_clip
 from modeling_videomamba import VideoMambaConfig
 from modeling_videomamba.flop_counter import count_flops
@@ -157,6 +159,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, of one thread each")
     args = parser.parse_args()
     measured_on = provenance()
+    args.work.mkdir(parents=True, exist_ok=True)
+    check_settings(args.work / "settings.json", {"measured on": measured_on})
     prepare(args.work)
     with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
         images = [pool.submit(run_images, args.work, seed) for seed in SEEDS]
@@ -177,7 +181,8 @@ Top-1 in percent on 1,000 test images (10 classes) after {image_epochs} epochs o
 
 Top-1 in percent on 600 test clips (20 classes) after {epochs} epochs of fine-tuning on 200 labelled clips, and, before it,
 {pretraining_epochs} epochs of pretraining on 1,200 clips without labels; "longer" is {longer:.0f} epochs, with the compute of
-pretraining and its teacher added:
+pretraining and of its teacher added. The teacher was trained on the labels of the 4,000 images, which the runs without
+pretraining do not get to know, and its own training is not counted:
 
 {table(clips)}
 """

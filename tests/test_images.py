@@ -4,6 +4,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from datasets import ClassLabel, Dataset, DatasetDict, Features
 from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader
@@ -68,10 +69,27 @@ def test_a_training_image(folder):
     frames = read_image(str(folder / "train/cat/a.png"))[None]
     image = ImageTrainingTransform(32)(frames)
     assert (image.shape, image.dtype) == ((3, 32, 32), torch.float32)
-    whole = ImageTrainingTransform(32, auto_augment=None, min_area=1.0, horizontal_flip=False, random_erasing=0)
-    assert -3 < whole(frames).mean() < 3
     assert "AutoAugment" in repr(ImageTrainingTransform(32, "v0").transform)
-    assert "RandAugment" in repr(ImageTrainingTransform(32, "rand-m9-mstd0.5-inc1").transform)
+
+
+def test_the_training_pipeline_is_the_references():
+    """As timm 0.4.12 printed it for the reference, see its `image_sm/datasets.py`."""
+    crop, flip, policy, *_, normalize, erasing = ImageTrainingTransform(224).transform.transforms
+    assert (tuple(crop.scale), tuple(crop.ratio)) == ((0.08, 1.0), (3 / 4, 4 / 3))
+    assert "bicubic" in repr(crop)
+    assert flip.p == 0.5
+    assert [policy.num_layers, len(policy.ops)] == [2, 15]
+    assert {op.prob for op in policy.ops} == {0.5}
+    assert policy.ops[0].hparams["img_mean"] == (124, 116, 104)  # ImageNet's mean fills what is moved out
+    torch.testing.assert_close(torch.as_tensor(normalize.mean), torch.tensor([0.485, 0.456, 0.406]))
+    torch.testing.assert_close(torch.as_tensor(normalize.std), torch.tensor([0.229, 0.224, 0.225]))
+    assert (erasing.probability, erasing.per_pixel, erasing.max_count) == (0.25, True, 1)
+
+
+def test_a_damaged_image_is_an_error_of_value(tmp_path):
+    (tmp_path / "bomb.bmp").write_bytes(b"BM" + (54).to_bytes(12, "little") + (40).to_bytes(4, "little") + b"\x7f" * 32)
+    with pytest.raises((ValueError, OSError)):
+        read_image(str(tmp_path / "bomb.bmp"))
 
 
 def test_grey_images_and_those_with_transparency_become_rgb(tmp_path):
@@ -132,11 +150,11 @@ class TestCopies:
     def test_processes_take_turns_within_a_step(self):
         """accelerate hands whole batches out in turn; each process gets every second of what one process would."""
         alone, shared = (self.items(300, processes=1), self.items(300, processes=2))
-        batches = list(BatchSampler(shared, batch_size=4, drop_last=True))
+        batches = BatchSampler(shared, batch_size=4, drop_last=True)
         for process in (0, 1):
-            own = [item for batch in batches[process::2] for item in batch]
+            own = [item for batch in BatchSamplerShard(batches, 2, process) for item in batch]
             assert own == alone[process::2]
-        first, second = batches[:2]
+        first, second = list(batches)[:2]
         assert {item % 300 for item in first} & {item % 300 for item in second}, "copies of an image on both"
 
     def test_a_data_loader_takes_it(self):
