@@ -16,24 +16,29 @@ import contextlib
 import json
 import statistics
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.video_utils import VideoMetadata
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from benchmarks.common import RESULTS, provenance
 from examples import finetune_video_classification, masked_pretraining, pretrain_image_classification, self_distillation
+from examples.common import clips
 from examples.common.arguments import read_recipe
 from examples.common.masking import MASK_TYPES
 from examples.common.settings import check_settings
 from examples.common.teachers import load_clip
 from modeling_videomamba import VideoMambaConfig
 from modeling_videomamba.flop_counter import count_flops
+from modeling_videomamba.video_decoding import decode_video
 
 
 SEEDS = (0, 1, 2)
@@ -52,8 +57,20 @@ WITHOUT_SELECTION = {  # of all runs
 }
 
 
+@cache
+def decode_once(video: str) -> tuple[torch.Tensor, VideoMetadata]:
+    return decode_video(video, lambda metadata: range(metadata.total_num_frames))
+
+
+def decode_in_memory(video: str, choose: Callable) -> tuple[torch.Tensor, VideoMetadata]:
+    """As `decode_video`; the clips are few and small, and every epoch wants them again."""
+    frames, metadata = decode_once(video)
+    return frames[torch.as_tensor(choose(metadata))], metadata
+
+
 def run(script, **options) -> None:
     """Calls a script of examples/ unless its results are there. What it prints goes into a file beside them."""
+    clips.decode_video = decode_in_memory
     options |= WITHOUT_SELECTION
     output_dir = Path(options["output_dir"])
     if (output_dir / "README.md").exists():
@@ -165,8 +182,8 @@ def main() -> None:
     with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
         images = [pool.submit(run_images, args.work, seed) for seed in SEEDS]
         kinds = [(None, seed) for seed in SEEDS] + [(mask_type, seed) for mask_type in MASK_TYPES for seed in SEEDS]
-        clips = [pool.submit(run_clips, args.work, seed, mask_type) for mask_type, seed in kinds]
-        images, clips = ([future.result() for future in futures] for futures in (images, clips))
+        pretrained = [pool.submit(run_clips, args.work, seed, mask_type) for mask_type, seed in kinds]
+        images, pretrained = ([future.result() for future in futures] for futures in (images, pretrained))
 
     longer = finetuning_epochs_worth_pretraining(args.work)
     image_epochs, pretraining_epochs, epochs = (recipe["num_train_epochs"] for recipe in (IMAGES, MASKED, FINETUNING))
@@ -184,7 +201,7 @@ Top-1 in percent on 600 test clips (20 classes) after {epochs} epochs of fine-tu
 pretraining and of its teacher added. The teacher was trained on the labels of the 4,000 images, which the runs without
 pretraining do not get to know, and its own training is not counted:
 
-{table(clips)}
+{table(pretrained)}
 """
     (RESULTS / "pretraining.md").write_text(text)
     print(text)
