@@ -17,6 +17,8 @@ from transformers import (
     CLIPModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    DeiTConfig,
+    DeiTModel,
     ViTConfig,
     ViTImageProcessor,
     ViTModel,
@@ -279,9 +281,9 @@ class TestSelfDistillation:
             stage.run(tmp_path / "model", teacher=data / "clip")
         with pytest.raises(OSError, match="nowhere"):
             stage.run(tmp_path / "model", teacher=data / "nowhere")
-        VideoMambaForVideoClassification(small_config(hidden_size=8)).save_pretrained(tmp_path / "videos")
-        with pytest.raises(ValueError, match="The teacher has|number of frames|position embeddings"):
-            stage.run(tmp_path / "model", teacher=tmp_path / "videos", image_size=48)
+        DeiTModel(DeiTConfig(**VIT)).save_pretrained(tmp_path / "two class tokens")
+        with pytest.raises(ValueError, match="The teacher has 6 tokens where the student has CLS and 1 x 4 patches"):
+            stage.run(tmp_path / "model", teacher=tmp_path / "two class tokens")
         stage.run(tmp_path / "model")
 
     def test_a_teacher_of_other_statistics_sees_its_own(self, data, tmp_path):
@@ -349,7 +351,7 @@ class TestMasked:
 
     def test_long_videos_are_cut_into_windows_and_a_part_is_held_out(self, data, tmp_path):
         files = sorted((data / "videos/train/light").rglob("*.mp4"))
-        (tmp_path / "list.csv").write_text("".join(f"{file},-,1.6\n" for file in files))
+        (tmp_path / "list.csv").write_text("".join(f"{file},-,2.0\n" for file in files))
         stage = Stage(masked_pretraining.main, tmp_path / "list.csv", stages(data)["masked"].options)
         output = stage.run(tmp_path / "model", window_seconds=0.5, window_stride=1, validation_fraction=0.25)
         assert "6 videos to train on, 2 to validate on" in (output / "README.md").read_text()  # windows at 0 and 1 s
