@@ -240,7 +240,7 @@ class TestDataSets:
         videos = load_media(data, "train")
         assert videos.column_names == ["video", "label"]
         assert videos.features["video"] == Video(decode=False)
-        assert name_of(videos[1]["video"]) == f"<{len(content)} bytes>"
+        assert name_of(videos[1]) == f"<{len(content)} bytes>"
         expected = read_frames({"video": str(tmp_path / "a.mp4")}, lambda total: range(total))
         assert len(expected) == 3
         (tmp_path / "a.mp4").unlink()  # `save_to_disk` put its content into the data set
