@@ -35,17 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     model_args, data_args, augmentation, args = parse_arguments(*arguments, description=__doc__, argv=argv)
     set_seed(args.seed)
     task = prepare_classification("image", model_args, data_args, augmentation, args)
-    trainer = VideoMambaTrainer(
-        model=task.model,
-        args=args,
-        train_dataset=task.train,
-        eval_dataset=task.validation,
-        data_collator=task.collator,
-        compute_loss_func=classification_loss,
-        compute_metrics=task.compute_metrics,
-        processing_class=task.processor,
-        image_copies=task.image_copies,
-    )
+    trainer = VideoMambaTrainer(model=task.model, compute_loss_func=classification_loss, **task.for_trainer)
     train(trainer, task.settings)
     metrics = save_and_validate(trainer, task.unreadable)
     write_classification_card(trainer, model_args, data_args, augmentation, metrics)

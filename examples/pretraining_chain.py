@@ -1,4 +1,4 @@
-"""Goes through all stages of training a VideoMamba, each from the result of the one before, on small data in some minutes.
+"""Goes through all stages of training a VideoMamba, each from the result of the one before, on small data.
 
     OMP_NUM_THREADS=1 python examples/pretraining_chain.py chain  # for models this small one thread is the fastest
 

@@ -79,6 +79,7 @@ class Student(nn.Module):
 
 
 def distillation_loss(outputs: StudentOutput, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """As [`classification_loss`], plus the distances where there was a teacher."""
     losses = classification_losses(outputs.logits, labels)
     if outputs.distances is not None:
         losses = losses + outputs.distances
@@ -139,16 +140,7 @@ def main(argv: list[str] | None = None) -> None:
     if distillation.distillation_epochs is not None:
         args.ddp_find_unused_parameters = True  # those between student and teacher, in the end
     trainer = SelfDistillationTrainer(
-        model=student,
-        args=args,
-        train_dataset=task.train,
-        eval_dataset=task.validation,
-        data_collator=task.collator,
-        compute_metrics=task.compute_metrics,
-        processing_class=task.processor,
-        image_copies=task.image_copies,
-        teacher=teacher,
-        distillation_epochs=distillation.distillation_epochs,
+        model=student, teacher=teacher, distillation_epochs=distillation.distillation_epochs, **task.for_trainer
     )
     train(trainer, task.settings)
     metrics = save_and_validate(trainer, task.unreadable)

@@ -2,8 +2,8 @@
 
     python examples/train_small_clip.py digits/images small-clip
 
-Every class is a text, its folder's name; an image is to be nearer to its own text than to the others. It takes some minutes on
-a CPU. For anything but a trial take a CLIP that has seen the world, `--teacher openai/clip-vit-base-patch16`.
+Every class is a text, its folder's name; an image is to be nearer to its own text than to the others. For anything
+but a trial take a CLIP that has seen the world, `--teacher openai/clip-vit-base-patch16`.
 """
 
 import argparse

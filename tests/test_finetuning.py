@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import signal
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +18,7 @@ from examples.common.trainer import classification_loss, last_complete_checkpoin
 from modeling_videomamba import VideoMambaForVideoClassification
 
 from .conftest import render_clip, small_config
-from .training_runs import ROOT, SMALL_MODEL, assert_equal, finish, losses, options, start, weights
+from .training_runs import ROOT, SMALL_MODEL, assert_equal, finish, kill_after_checkpoint, losses, options, start, weights
 
 
 SCRIPT = ROOT / "examples/finetune_video_classification.py"
@@ -213,12 +211,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(videos, tmp_path):
     changes |= {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3}
     whole = start(SCRIPT, *options(videos, tmp_path / "whole", **changes))
     killed = start(SCRIPT, *options(videos, tmp_path / "killed", **changes))
-    while not (tmp_path / "killed/checkpoint-6/trainer_state.json").exists():  # 4 steps an epoch
-        assert killed.poll() is None, killed.communicate()[1]
-        time.sleep(0.005)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert not (tmp_path / "killed/model.safetensors").exists(), "it was over before it was killed"
+    kill_after_checkpoint(killed, tmp_path / "killed", step=6)  # 4 steps an epoch
     half_written = tmp_path / "killed/checkpoint-99"
     half_written.mkdir()
     (half_written / "trainer_state.json").write_text('{"epoch": ')

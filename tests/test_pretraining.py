@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +40,7 @@ from modeling_videomamba import (
 from modeling_videomamba.modeling_videomamba import VideoMambaMixer
 
 from .conftest import render_clip, small_config
-from .training_runs import ROOT, assert_equal, finish, losses, options, start, weights
+from .training_runs import ROOT, assert_equal, finish, kill_after_checkpoint, losses, options, start, weights
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -156,12 +154,7 @@ class TestEveryStage:
         changes |= {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3}
         whole = start(stage.script, *stage.arguments(tmp_path / "whole", **changes))
         killed = start(stage.script, *stage.arguments(tmp_path / "killed", **changes))
-        while not (tmp_path / "killed/checkpoint-6/trainer_state.json").exists():  # 4 steps an epoch
-            assert killed.poll() is None, killed.communicate()[1]
-            time.sleep(0.005)
-        killed.send_signal(signal.SIGKILL)
-        killed.wait()
-        assert not (tmp_path / "killed/model.safetensors").exists(), "it was over before it was killed"
+        kill_after_checkpoint(killed, tmp_path / "killed", step=6)  # 4 steps an epoch
         finish(start(stage.script, *stage.arguments(tmp_path / "killed", **changes)))
         finish(whole)
         assert_equal(weights(tmp_path / "killed"), weights(tmp_path / "whole"), rtol=0, atol=0)
@@ -343,7 +336,7 @@ class TestMasked:
         with pytest.raises(ValueError, match="must be a CLIP model, .*teacher is a videomamba"):
             stage.run(tmp_path / "model", teacher=data / "teacher")
         CLIPVisionModel(CLIPVisionConfig(**VIT)).save_pretrained(tmp_path / "without projection")
-        with pytest.raises(ValueError, match=r"lacks weights of a CLIP image tower: visual_projection\.weight"):
+        with pytest.raises(ValueError, match=r"lacks weights of a CLIP image tower: .*visual_projection\.weight"):
             stage.run(tmp_path / "model", teacher=tmp_path / "without projection")
         with pytest.raises(ValueError, match=r"--mask_ratio must be in \[0, 1\), got 80"):
             stage.run(tmp_path / "model", mask_ratio=80)

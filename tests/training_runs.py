@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -59,6 +61,16 @@ def start(*command, **environment) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def kill_after_checkpoint(process: subprocess.Popen, output_dir: Path, step: int) -> None:
+    """Kills a training that has just written the checkpoint of a step, and sees to it that it was not over."""
+    while not (output_dir / f"checkpoint-{step}/trainer_state.json").exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (output_dir / "model.safetensors").exists(), "it was over before it was killed"
 
 
 def finish(process: subprocess.Popen) -> None:

@@ -15,6 +15,10 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from .masking import MaskType
+from .media_files import Media
+from .optimization import LayerDecayMode
+
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -131,7 +135,7 @@ class VideoMambaTrainingArguments(TrainingArguments):
     warmup_epochs: float = _option(5.0, "epochs of linear warm-up")
     weight_decay: float = _option(0.05, "of matrices, position embeddings excepted")
     layer_decay: float = _option(0.75, "the learning rate's factor from layer to layer")
-    layer_decay_mode: Literal["official", "true"] = _option(
+    layer_decay_mode: LayerDecayMode = _option(
         "official", "official: only embeddings learn more slowly, as in the released code. true: every block by its depth"
     )
     max_grad_norm: float = _option(0.0, "norm to clip gradients at, 0: not clipped")
@@ -189,7 +193,7 @@ class DistillationArguments:
         "a trained VideoMamba: a directory, a released checkpoint's id, a hub repository; or another image or video model of "
         "transformers that has as many tokens, or can interpolate its position embeddings",
     )
-    media: Literal["image", "video"] = _option("image", "what is in the files of --data")
+    media: Media = _option("image", "what is in the files of --data")
     distillation_epochs: float | None = _option(None, "epochs after which the teacher stops (Fig. 6b; default: never)")
 
 
@@ -216,9 +220,7 @@ class AlignmentArguments:
     teacher_normalization: Literal["imagenet", "clip"] = _option(
         "imagenet", "statistics of the frames that the teacher sees. imagenet: the student's, as in the reference"
     )
-    mask_type: Literal["attention", "random", "tube", "clip_row", "frame_row"] = _option(
-        "attention", "which patches are left out (Fig. 5, Table 5)"
-    )
+    mask_type: MaskType = _option("attention", "which patches are left out (Fig. 5, Table 5)")
     mask_ratio: float = _option(0.8, "part of the patches that is left out")
     num_aligned_layers: int = _option(1, "layers to align, counted from the last one down")
     aligned_layer_interval: float = _option(1.0, "distance between aligned layers of the student")

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import BaseImageProcessor, EvalPrediction
+from torch import Tensor
+from transformers import BaseImageProcessor
 
 from conversion.converter import processor_for
 from modeling_videomamba import (
@@ -20,7 +21,7 @@ from .frame_sampling import FRAME_SAMPLINGS
 from .images import ImageTrainingTransform
 from .media_files import Media
 from .media_lists import cut_into_windows, label_ids, label_values, load_splits, write_list
-from .metrics import for_trainer, metrics_of
+from .metrics import as_compute_metrics, metrics_of
 from .mixing import ClipMixing
 from .models import start_classifier
 from .settings import compare_settings, settings_of
@@ -28,16 +29,11 @@ from .settings import compare_settings, settings_of
 
 @dataclass
 class Classification:
-    """All that a Trainer needs."""
+    """What a run starts from: the model, what else its [`VideoMambaTrainer`] takes, and what it must not be continued as."""
 
     model: VideoMambaForVideoClassification | VideoMambaForImageClassification
-    processor: VideoMambaVideoProcessor | BaseImageProcessor
-    train: TrainingClips
-    validation: EvaluationViews
-    collator: ClipCollator
-    compute_metrics: Callable[[EvalPrediction], dict[str, float]]
+    for_trainer: dict
     unreadable: UnreadableFiles
-    image_copies: int
     settings: dict
 
 
@@ -90,22 +86,22 @@ def prepare_classification(
     repeats = augmentation.repeated_augmentation if media == "video" else 1
     num_frames = model.config.num_frames or 1
     mixing = ClipMixing(model.config.num_labels, augmentation.mixup, augmentation.cutmix, augmentation.label_smoothing)
-    return Classification(
-        model=model,
-        processor=processor,
-        train=TrainingClips(train, labels, sampling, num_frames, transform, repeats, args.seed, unreadable),
-        validation=EvaluationViews(validation, validation_labels, sampling, processor, unreadable),
-        collator=ClipCollator(None if is_regression else mixing),
-        compute_metrics=for_trainer(metrics_of(model_args.problem_type)),
-        unreadable=unreadable,
-        image_copies=augmentation.repeated_augmentation if media == "image" else 1,
-        settings=settings,
-    )
+    for_trainer = {
+        "args": args,
+        "train_dataset": TrainingClips(train, labels, sampling, num_frames, transform, repeats, args.seed, unreadable),
+        "eval_dataset": EvaluationViews(validation, validation_labels, sampling, processor, unreadable),
+        "data_collator": ClipCollator(None if is_regression else mixing),
+        "compute_metrics": as_compute_metrics(metrics_of(model_args.problem_type)),
+        "processing_class": processor,
+        "image_copies": augmentation.repeated_augmentation if media == "image" else 1,
+    }
+    return Classification(model, for_trainer, unreadable, settings)
 
 
 def transform_of(
     media: Media, augmentation: AugmentationArguments, size: int, processor: VideoMambaVideoProcessor | BaseImageProcessor
-) -> Callable:
+) -> Callable[[Tensor], Tensor]:
+    """The training transform of clips or images, from uint8 frames `(frames, 3, height, width)`."""
     auto_augment = None if augmentation.auto_augment == "none" else augmentation.auto_augment
     options = (auto_augment, augmentation.min_crop_area, augmentation.horizontal_flip, augmentation.random_erasing)
     if media == "image":

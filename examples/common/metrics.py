@@ -28,5 +28,7 @@ def metrics_of(problem_type: str) -> Callable[[np.ndarray, np.ndarray], dict[str
     return compute
 
 
-def for_trainer(compute: Callable[[np.ndarray, np.ndarray], dict[str, float]]) -> Callable[[EvalPrediction], dict[str, float]]:
+def as_compute_metrics(
+    compute: Callable[[np.ndarray, np.ndarray], dict[str, float]],
+) -> Callable[[EvalPrediction], dict[str, float]]:
     return lambda prediction: compute(prediction.predictions, prediction.label_ids)
