@@ -23,13 +23,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 
 from benchmarks.common import RESULTS, extra_memory, medians, provenance
 from modeling_videomamba import VideoMambaConfig
-from modeling_videomamba.selective_scan import ScanInputs, scan_directions
+from modeling_videomamba.scan_implementations import ScanInputs, scan_directions
 
 
 CONFIG = VideoMambaConfig.middle()
+REVERSE = [False, True]
 
 
-def scan_inputs(length: int, requires_grad: bool = False) -> tuple[ScanInputs, ScanInputs]:
+def scan_inputs(length: int, requires_grad: bool = False) -> list[ScanInputs]:
     """Inputs of both directions with the time steps of a trained model: softplus(bias) log-uniform in [0.001, 0.1]."""
     dim, state = CONFIG.intermediate_size, CONFIG.state_size
     directions = []
@@ -45,7 +46,7 @@ def scan_inputs(length: int, requires_grad: bool = False) -> tuple[ScanInputs, S
             delta_bias=step + torch.log(-torch.expm1(-step)),
         )
         directions.append(ScanInputs(*(x.requires_grad_(requires_grad) for x in direction)))
-    return tuple(directions)
+    return directions
 
 
 def matrix_products(length: int) -> Callable[[], None]:
@@ -71,18 +72,18 @@ def scans(length: int) -> tuple[Callable[[], None], Callable[[], None]]:
 
     def forward() -> None:
         with torch.inference_mode():
-            scan_directions(*inference)
+            scan_directions(inference, REVERSE)
 
     def forward_and_backward() -> None:
-        torch.autograd.grad(scan_directions(*training), [x for lane in training for x in lane], upstream)
+        torch.autograd.grad(scan_directions(training, REVERSE), [x for lane in training for x in lane], upstream)
 
     return forward, forward_and_backward
 
 
-def transformers_scan(forward: ScanInputs, backward: ScanInputs) -> Tensor:
+def transformers_scan(directions: list[ScanInputs]) -> Tensor:
     """Transformers' own fallback for Mamba, once a direction, the backward one on flipped copies."""
     total = 0
-    for direction, reverse in ((forward, False), (backward, True)):
+    for direction, reverse in zip(directions, REVERSE):
         u, delta, B, C = (x.mT.contiguous() for x in (direction.u, direction.delta, direction.B, direction.C))
         if reverse:
             u, delta, B, C = (x.flip(-1) for x in (u, delta, B, C))
@@ -104,9 +105,10 @@ def measure(length: int, repeats: int, peer_up_to: int) -> list[str]:
         directions = scan_inputs(length)
         with torch.inference_mode():
             pair = medians(
-                {"theirs": lambda: transformers_scan(*directions), "ours": lambda: scan_directions(*directions)}, repeats=3
+                {"theirs": lambda: transformers_scan(directions), "ours": lambda: scan_directions(directions, REVERSE)},
+                repeats=3,
             )
-            difference = f"{(transformers_scan(*directions) - scan_directions(*directions)).abs().max():.1e}"
+            difference = f"{(transformers_scan(directions) - scan_directions(directions, REVERSE)).abs().max():.1e}"
         peer = f"{pair['theirs'] / pair['ours']:.1f}"
     return [
         f"{length}",

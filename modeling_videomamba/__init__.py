@@ -21,7 +21,8 @@ from .modeling_videomamba import (
     VideoMambaModel,
     VideoMambaPreTrainedModel,
 )
-from .selective_scan import SCAN_IMPLEMENTATIONS, scan_report, selective_scan
+from .scan_implementations import SCAN_IMPLEMENTATIONS, scan_report
+from .selective_scan import selective_scan
 from .video_decoding import decode_video
 from .video_processing_videomamba import VideoMambaVideoProcessor
 

@@ -25,7 +25,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_videomamba import VideoMambaConfig
-from .selective_scan import ScanInputs, choose_scan_implementation, find_causal_conv1d, find_extensions, scan_directions
+from .scan_implementations import ScanInputs, convolve_directions, find_implementations, scan_directions
 
 
 def interpolate_spatial(position_embeddings: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
@@ -133,28 +133,11 @@ class VideoMambaEmbeddings(nn.Module):
 
 
 class VideoMambaCausalConv1d(nn.Conv1d):
-    """Depthwise causal convolution over the tokens, then SiLU. Reversed, it looks at later tokens instead of earlier ones."""
+    """Weights of a depthwise causal convolution over the tokens. The mixer runs those of both directions in one call."""
 
     def __init__(self, config: VideoMambaConfig):
         channels = config.intermediate_size
         super().__init__(channels, channels, config.conv_kernel, groups=channels, bias=config.use_conv_bias)
-        self.scan_implementation = config.scan_implementation
-
-    def forward(self, hidden_states: Tensor, reverse: bool) -> Tensor:  # both (batch, length, channels)
-        chosen = choose_scan_implementation(self.scan_implementation, hidden_states.device, hidden_states.dtype)
-        causal_conv1d_fn = find_causal_conv1d() if chosen == "mamba_ssm" and 2 <= self.kernel_size[0] <= 4 else None
-        if causal_conv1d_fn is not None:
-            x = hidden_states.flip(1) if reverse else hidden_states
-            x = causal_conv1d_fn(x=x.transpose(1, 2), weight=self.weight[:, 0], bias=self.bias, activation="silu")
-            return x.transpose(1, 2).flip(1) if reverse else x.transpose(1, 2)
-        # As a 2-D convolution of one row, channels last: many times faster on CPU than a 1-D one, and nothing is transposed.
-        # Padded on both sides, its first `length` outputs are causal; with the kernel mirrored, its last ones are anticausal.
-        weight = (self.weight.flip(-1) if reverse else self.weight)[:, :, None]  # (channels, 1, 1, kernel)
-        length, padding = hidden_states.shape[1], self.kernel_size[0] - 1
-        x = hidden_states.transpose(1, 2)[:, :, None]  # (batch, channels, 1, length)
-        x = F.conv2d(x, weight, self.bias, padding=(0, padding), groups=self.groups)
-        x = x[:, :, 0].transpose(1, 2)  # (batch, length + padding, channels)
-        return F.silu(x[:, padding:] if reverse else x[:, :length])
 
 
 class VideoMambaTimeStepProjection(nn.Module):
@@ -188,9 +171,8 @@ class VideoMambaScanDirection(nn.Module):
         self.A_log = nn.Parameter(torch.zeros(config.intermediate_size, config.state_size))
         self.D = nn.Parameter(torch.ones(config.intermediate_size))
 
-    def forward(self, hidden_states: Tensor, reverse: bool) -> ScanInputs:
-        """`hidden_states`: `(batch, length, intermediate_size)`."""
-        u = self.conv1d(hidden_states, reverse)
+    def forward(self, u: Tensor) -> ScanInputs:
+        """`u`: the convolved tokens `(batch, length, intermediate_size)`."""
         time_step, B, C = self.x_proj(u).split(self.sizes, dim=-1)  # (batch, length, rank), 2 x (batch, length, state)
         delta, delta_bias = self.dt_proj(time_step)  # (batch, length, intermediate)
         A = -torch.exp(self.A_log.float())
@@ -213,18 +195,20 @@ class VideoMambaMixer(nn.Module):
         x, gate = self.in_proj(hidden_states).chunk(2, dim=-1)  # 2 x (batch, length, intermediate)
         y = 0
         if "spatial" in self.forward_orders + self.backward_orders:
-            y = self._scan(x, "spatial")
+            y = self._scan(x, gate, "spatial")
         if "temporal" in self.forward_orders + self.backward_orders:
             permutation, inverse = temporal_order
-            y = y + self._scan(x[:, permutation], "temporal")[:, inverse]
-        return self.out_proj((y * F.silu(gate.to(y.dtype))).to(gate.dtype))
+            y = y + self._scan(x[:, permutation], gate[:, permutation], "temporal")[:, inverse]
+        return self.out_proj(y)
 
-    def _scan(self, x: Tensor, order: str) -> Tensor:
-        return scan_directions(
-            self.forward_scan(x, reverse=False) if order in self.forward_orders else None,
-            self.backward_scan(x, reverse=True) if order in self.backward_orders else None,
-            self.scan_implementation,
-        )
+    def _scan(self, x: Tensor, gate: Tensor, order: str) -> Tensor:
+        scans = [self.forward_scan] * (order in self.forward_orders) + [self.backward_scan] * (order in self.backward_orders)
+        reverse = [scan is self.backward_scan for scan in scans]
+        weights, biases = [scan.conv1d.weight[:, 0] for scan in scans], [scan.conv1d.bias for scan in scans]
+        biases = [] if biases[0] is None else biases
+        convolved = convolve_directions(x, weights, biases, reverse, self.scan_implementation)
+        lanes = [scan(u) for scan, u in zip(scans, convolved)]
+        return scan_directions(lanes, reverse, gate, self.scan_implementation)
 
     def extra_repr(self) -> str:
         return f"scan_implementation={self.scan_implementation!r}"
@@ -403,7 +387,7 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
 
     def __init__(self, config: VideoMambaConfig):
         super().__init__(config)
-        find_extensions()  # now, since torch.compile cannot look for them
+        find_implementations()
         self.embeddings = VideoMambaEmbeddings(config)
         self.layers = nn.ModuleList([VideoMambaLayer(config, i) for i in range(config.num_hidden_layers)])
         self.norm = make_norm(config)

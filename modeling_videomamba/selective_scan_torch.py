@@ -5,9 +5,9 @@ cache: one pair of reused buffers holds a chunk's decays `exp(delta A)` and its 
 turns the inputs into states, and one batched product with C reads the outputs. The backward pass keeps one state a chunk and
 computes the others again.
 
-A *lane* is one scan over the whole sequence: a forward one, a reversed one, or both at once. All lanes advance together, each
-from its own end, so that two directions cost one recurrence and no flipped copy: `_steps` views the same step of both lanes,
-counted from either end of the buffer, as one strided tensor.
+A *lane* is one scan over the whole sequence, a forward or a reversed one. All lanes advance together, each from its own end,
+so that two directions cost one recurrence and no flipped copy: `_steps` views the same step of both lanes, counted from either
+end of the buffer, as one strided tensor.
 
 Every decay is at most 1 and nothing is ever divided by a product of decays, so no delta and no A overflow.
 """
@@ -373,11 +373,17 @@ def selective_scan_lanes(
     C: list[Tensor],
     D: list[Tensor],
     delta_bias: list[Tensor],
+    z: Tensor | None,
     reverse: list[bool],
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Differentiable sum of the lanes' scans `(batch, length, dim)`, and their last states `(lanes, batch, state, dim)`."""
+    """Differentiable sum of the scans of one or two lanes, times `silu(z)` if there is a z, and the lanes' last states.
+
+    Inputs are lists with one tensor a lane: u, delta `(batch, length, dim)`; A `(dim, state)`; B, C `(batch, length, state)`;
+    D, delta_bias `(dim,)`. `z`: `(batch, length, dim)`. Returns `(batch, length, dim)` and `(lanes, batch, state, dim)` in
+    fp32, or in fp64 for fp64 inputs.
+    """
     tensors = (u, delta, A, B, C, D, delta_bias)
     save_states = torch.is_grad_enabled() and any(x.requires_grad for lanes in tensors for x in lanes)
     y, last_states, _ = _scan(*tensors, reverse, delta_softplus, save_states)
-    return y, last_states
+    return y if z is None else y * torch.nn.functional.silu(z.to(y.dtype)), last_states

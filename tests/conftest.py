@@ -1,6 +1,7 @@
 """What tests share: the reference's tensors, models of test size, and clips rendered on the spot."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton: its kernels then run on CPU, step by step
 
 from conversion.converter import convert, save
 from modeling_videomamba import VideoMambaConfig

@@ -1,25 +1,25 @@
 """The operator: every implementation against the fp64 oracle and the reference's tensors, forward and backward."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from modeling_videomamba import SCAN_IMPLEMENTATIONS, VideoMambaModel, scan_report, selective_scan
+from modeling_videomamba import SCAN_IMPLEMENTATIONS, VideoMambaModel, scan_implementations, scan_report, selective_scan
 from modeling_videomamba.modeling_videomamba import VideoMambaMixer
-from modeling_videomamba.selective_scan import (
+from modeling_videomamba.scan_implementations import (
     ScanInputs,
     choose_scan_implementation,
-    mamba_ssm_import_error,
     scan_directions,
-    selective_scan_reference,
+    why_not_importable,
 )
+from modeling_videomamba.selective_scan import selective_scan_reference
 from modeling_videomamba.selective_scan_torch import STEPS_PER_CHUNK, selective_scan_lanes
 
 from .conftest import golden, small_config
 
 
-MODULE = sys.modules[choose_scan_implementation.__module__]  # the package exports a function of the module's name
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 
 
@@ -103,7 +103,7 @@ class TestTorchAgainstTheOracle:
             selective_scan_reference(**scan_inputs(seed=seed, length=100) | {"z": None}, delta_softplus=True, reverse=reverse)
             for seed, reverse in ((0, False), (1, True))
         )
-        assert_same(scan_directions(*lanes).mT, expected, 1e-12)
+        assert_same(scan_directions(lanes, [False, True]).mT, expected, 1e-12)
 
     def test_without_the_optional_inputs(self):
         inputs = scan_inputs() | {"D": None, "z": None, "delta_bias": None}
@@ -152,13 +152,13 @@ class TestTorchAgainstTheOracle:
         lane = [[(x.mT if x.ndim == 3 else x).requires_grad_()] for name, x in inputs.items() if name != "z"]
         saved = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
-            selective_scan_lanes(*lane, [False], True)
+            selective_scan_lanes(*lane, None, [False], True)
         assert max(saved) == batch * length * dim
         assert sum(saved) < 5 * batch * length * dim < batch * length * dim * state
 
 
 class TestMambaSsm:
-    @pytest.mark.skipif(mamba_ssm_import_error() is not None, reason=f"no mamba_ssm: {mamba_ssm_import_error()}")
+    @pytest.mark.skipif(why_not_importable("mamba_ssm") is not None, reason=f"{why_not_importable('mamba_ssm')}")
     @pytest.mark.parametrize("reverse", [False, True])
     @pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
     def test_agrees_with_torch(self, dtype, relative, reverse):
@@ -185,9 +185,17 @@ class TestMambaSsm:
             x = torch.nn.functional.conv1d(x, weight[:, None], bias, padding=weight.shape[1] - 1, groups=len(weight))
             return torch.nn.functional.silu(x[..., : 1 - weight.shape[1]])
 
-        monkeypatch.setitem(MODULE._FOUND, "mamba_ssm", (selective_scan_fn, None))
-        monkeypatch.setitem(MODULE._FOUND, "causal_conv1d", (causal_conv1d_fn, None))
-        monkeypatch.setattr(MODULE, "_why_not", lambda *_: None)
+        for name, functions in {
+            "selective_scan_cuda": {},
+            "mamba_ssm.ops.selective_scan_interface": {"selective_scan_fn": selective_scan_fn},
+            "causal_conv1d": {"causal_conv1d_fn": causal_conv1d_fn},
+        }.items():
+            monkeypatch.setitem(sys.modules, name, SimpleNamespace(**functions))
+        for package in ("mamba_ssm", "mamba_ssm.ops"):
+            monkeypatch.setitem(sys.modules, package, SimpleNamespace())
+        monkeypatch.delitem(sys.modules, "modeling_videomamba.selective_scan_mamba_ssm", raising=False)
+        monkeypatch.setattr(scan_implementations, "_FOUND", {})
+        monkeypatch.setattr(scan_implementations, "_why_not", lambda *_: None)
 
     @pytest.mark.parametrize("reverse", [False, True])
     def test_the_operator_calls_public_functions_by_keyword(self, stand_ins, reverse):
@@ -204,9 +212,7 @@ class TestMambaSsm:
             torch.nn.init.normal_(parameter, std=0.2)
         hidden_states = torch.randn(2, 9, 32)
         out = mixer(hidden_states)
-        for module in mixer.modules():
-            if hasattr(module, "scan_implementation"):
-                module.scan_implementation = "torch"
+        mixer.scan_implementation = "torch"
         assert_same(out, mixer(hidden_states), 1e-5)
 
 
@@ -214,20 +220,42 @@ class TestChoice:
     def test_cpu_tensors_take_torch_whatever_is_installed(self):
         assert choose_scan_implementation("auto", "cpu") == "torch"
 
-    def test_fp64_takes_torch_on_cuda_too(self, monkeypatch):
-        monkeypatch.setitem(MODULE._FOUND, "mamba_ssm", (print, None))
+    def test_cuda_tensors_take_triton_then_mamba_ssm(self, monkeypatch):
+        found = {name: scan_implementations._find("torch") for name in SCAN_IMPLEMENTATIONS}
+        monkeypatch.setattr(scan_implementations, "_FOUND", found)
+        assert choose_scan_implementation("auto", "cuda", torch.bfloat16) == "triton"
+        assert choose_scan_implementation("mamba_ssm", "cuda", torch.bfloat16) == "mamba_ssm"
+        found["triton"] = "ImportError: No module named 'triton'"
         assert choose_scan_implementation("auto", "cuda", torch.bfloat16) == "mamba_ssm"
+        found["mamba_ssm"] = "ImportError: No module named 'mamba_ssm'"
+        assert choose_scan_implementation("auto", "cuda", torch.bfloat16) == "torch"
+        assert scan_report("cuda") == (
+            "selective scan on cuda: torch (not triton: ImportError: No module named 'triton'; "
+            "mamba_ssm: ImportError: No module named 'mamba_ssm')"
+        )
+
+    def test_fp64_takes_torch_on_cuda_too(self, monkeypatch):
+        monkeypatch.setitem(scan_implementations._FOUND, "triton", scan_implementations._find("torch"))
         assert choose_scan_implementation("auto", "cuda", torch.float64) == "torch"
 
-    def test_extensions_are_looked_for_before_anything_is_compiled(self, monkeypatch):
+    def test_a_card_too_old_for_triton_is_a_reason(self, monkeypatch):
+        monkeypatch.setattr(scan_implementations, "_FOUND", {})
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
+        with pytest.raises(RuntimeError, match=r"'triton' cannot run: .*needs compute capability 8\.0, this device has 7\.0"):
+            choose_scan_implementation("triton", "cuda")
+
+    def test_implementations_are_looked_for_before_anything_is_compiled(self, monkeypatch):
         """torch.compile cannot trace a failing import."""
-        monkeypatch.setattr(MODULE, "_FOUND", {})
+        monkeypatch.setattr(scan_implementations, "_FOUND", {})
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         VideoMambaModel(small_config(num_hidden_layers=1))
-        assert MODULE._FOUND.keys() == {"mamba_ssm", "causal_conv1d"}
+        assert scan_implementations._FOUND.keys() == set(SCAN_IMPLEMENTATIONS)
 
     def test_report_says_what_runs_and_why_not_the_others(self):
-        assert scan_report("cpu") == "selective scan on cpu: torch (not mamba_ssm: it needs CUDA tensors, these are on cpu)"
+        reason = "it needs CUDA tensors, these are on cpu"
+        assert scan_report("cpu") == f"selective scan on cpu: torch (not triton: {reason}; mamba_ssm: {reason})"
 
     def test_from_pretrained_forces_one(self, tmp_path):
         VideoMambaModel(small_config()).save_pretrained(tmp_path)
@@ -241,9 +269,9 @@ class TestChoice:
             VideoMambaModel.from_pretrained(tmp_path, scan_implementation="cudnn")
 
     def test_the_choice_is_logged_once_and_shown_in_repr(self, caplog):
-        MODULE._report_once.cache_clear()
+        scan_implementations._report_once.cache_clear()
         model = VideoMambaModel(small_config())
-        with caplog.at_level("INFO", logger=MODULE.logger.name):
+        with caplog.at_level("INFO", logger=scan_implementations.logger.name):
             for _ in range(2):
                 model(torch.zeros(1, 4, 3, 32, 32))
         assert caplog.messages.count(scan_report("cpu")) == 1
@@ -254,9 +282,8 @@ class TestChoice:
             selective_scan(**scan_inputs(), implementation="mamba_ssm")
 
     def test_unknown_implementation_is_named_beside_the_known_ones(self):
-        with pytest.raises(ValueError, match="'cudnn'.*auto, mamba_ssm, torch"):
+        with pytest.raises(ValueError, match="'cudnn'.*auto, triton, mamba_ssm, torch"):
             selective_scan(**scan_inputs(), implementation="cudnn")
-        assert set(SCAN_IMPLEMENTATIONS) == {"torch", "mamba_ssm"}
 
 
 class TestBadInput:

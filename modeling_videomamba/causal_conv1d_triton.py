@@ -1,0 +1,189 @@
+"""Depthwise causal convolutions with bias and SiLU as Triton kernels: both directions of a block in one pass over its input.
+
+A step of the forward direction looks at itself and at the steps before it, one of the reversed direction at those after it,
+with the same order of weights: the last weight is that of the step itself. Nothing is padded, flipped or transposed.
+
+Sums are fp32, whatever the inputs. Weights get their gradients from partial sums in a fixed order: the same input gives the
+same bits.
+"""
+
+import torch
+from torch import Tensor
+
+
+try:  # in a try block, since transformers would ask all users of a saved model to install what is imported outside of one
+    import triton
+    import triton.language as tl
+except ImportError:
+    raise
+
+
+ROWS = 16  # of a program's tile
+CHANNELS = 128
+
+
+@triton.jit
+def _sigmoid(x):
+    return 1.0 / (1.0 + tl.exp2(-x * 1.4426950408889634))
+
+
+@triton.jit
+def _tile(dim, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    channels = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    return tl.program_id(1) * ROWS + tl.arange(0, ROWS), channels, channels < dim
+
+
+@triton.jit
+def _load(sample, rows, length, stride, channels, inside):
+    """Rows of a sample `(length, dim)` as fp32, zero where there are none. `rows` may lie outside."""
+    mask = ((rows >= 0) & (rows < length))[:, None] & inside[None, :]
+    return tl.load(sample + rows.to(tl.int64)[:, None] * stride + channels[None, :], mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _weight(weight, k, channels, inside, WIDTH: tl.constexpr):
+    return tl.load(weight + channels * WIDTH + k, inside, other=0.0).to(tl.float32)[None, :]
+
+
+@triton.jit
+def _convolve(sample, weight, bias, rows, way, length, stride, channels, inside, WIDTH: tl.constexpr):
+    """The convolution at `rows`, before SiLU. `way`: 1, or -1 for the reversed direction."""
+    total = tl.zeros((rows.shape[0], channels.shape[0]), tl.float32)
+    if bias is not None:
+        total += tl.load(bias + channels, inside, other=0.0).to(tl.float32)[None, :]
+    for k in tl.static_range(WIDTH):
+        source = rows - way * (WIDTH - 1 - k)
+        total += _weight(weight, k, channels, inside, WIDTH) * _load(sample, source, length, stride, channels, inside)
+    return total
+
+
+@triton.jit
+def _forward_kernel(
+    x, weights, biases, outputs, length, dim, stride,
+    LANES: tl.constexpr, REVERSE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Grid: channels, rows, batch. Lanes share the rows of x that they load."""
+    rows, channels, inside = _tile(dim, ROWS, CHANNELS)
+    sample = tl.program_id(2).to(tl.int64) * length
+    mask = (rows < length)[:, None] & inside[None, :]
+    for lane in tl.static_range(LANES):
+        way = 1 - 2 * ((REVERSE >> lane) & 1)
+        y = _convolve(x + sample * stride, weights[lane], biases[lane], rows, way, length, stride, channels, inside, WIDTH)
+        y = (y * _sigmoid(y)).to(x.dtype.element_ty)
+        tl.store(outputs[lane] + (sample + rows)[:, None] * dim + channels[None, :], y, mask)
+
+
+@triton.jit
+def _backward_kernel(
+    x, weights, biases, grads, dx, dweight, dbias, length, dim, stride,
+    LANES: tl.constexpr, REVERSE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """`dx (batch, length, dim)`; `dweight (tiles, lanes, width, dim)` and `dbias (tiles, lanes, dim)` of each tile of rows.
+
+    Grid: channels, rows, batch.
+    """
+    rows, channels, inside = _tile(dim, ROWS, CHANNELS)
+    sample = tl.program_id(2).to(tl.int64) * length
+    tile = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    total = tl.zeros((ROWS, CHANNELS), tl.float32)
+    for lane in tl.static_range(LANES):
+        way = 1 - 2 * ((REVERSE >> lane) & 1)
+        for k in tl.static_range(WIDTH):
+            # The output at `target` looks at these rows through weight k.
+            target = rows + way * (WIDTH - 1 - k)
+            y = _convolve(
+                x + sample * stride, weights[lane], biases[lane], target, way, length, stride, channels, inside, WIDTH
+            )
+            s = _sigmoid(y)
+            dy = _load(grads[lane] + sample * dim, target, length, dim, channels, inside) * s * (1 + y * (1 - s))
+            total += _weight(weights[lane], k, channels, inside, WIDTH) * dy
+            own = _load(x + sample * stride, rows, length, stride, channels, inside)
+            slot = (tile * LANES + lane) * WIDTH + k
+            tl.store(dweight + slot * dim + channels, tl.sum(own * dy, 0), inside)
+            if k == WIDTH - 1:
+                tl.store(dbias + (tile * LANES + lane) * dim + channels, tl.sum(dy, 0), inside)
+    mask = (rows < length)[:, None] & inside[None, :]
+    tl.store(dx + (sample + rows)[:, None] * dim + channels[None, :], total.to(dx.dtype.element_ty), mask)
+
+
+def _pair(lanes: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    return (lanes[0], lanes[-1]) if lanes else (None, None)
+
+
+def _launch(x: Tensor, weights: list[Tensor], reverse: list[bool]) -> tuple[tuple[int, int, int], dict[str, int]]:
+    """Grid and options of a launch."""
+    batch, length, dim = x.shape
+    options = {"ROWS": ROWS, "CHANNELS": min(CHANNELS, triton.next_power_of_2(dim)), "WIDTH": weights[0].shape[-1]}
+    options |= {"LANES": len(weights), "REVERSE": sum(flag << lane for lane, flag in enumerate(reverse))}
+    options |= {"enable_fp_fusion": True}
+    return (triton.cdiv(dim, options["CHANNELS"]), triton.cdiv(length, ROWS), batch), options
+
+
+def _rows(x: Tensor) -> Tensor:
+    """`x` such that the rows of all samples follow each other at one distance, copied only if they do not."""
+    batch, length, _ = x.shape
+    evenly = x.stride(2) == 1 and (batch == 1 or x.stride(0) == length * x.stride(1))
+    return x if evenly else x.contiguous()
+
+
+@torch.library.custom_op("videomamba::causal_conv1d_triton", mutates_args=())
+def _convolutions(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
+    x, weights = _rows(x), [w.contiguous() for w in weights]
+    outputs = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in weights]
+    grid, options = _launch(x, weights, reverse)
+    sizes = (x.shape[1], x.shape[2], x.stride(1))
+    with torch.cuda.device_of(x):
+        _forward_kernel[grid](x, _pair(weights), _pair(biases), _pair(outputs), *sizes, **options)
+    return outputs
+
+
+@_convolutions.register_fake
+def _(x, weights, biases, reverse):
+    return [x.new_empty(x.shape) for _ in weights]
+
+
+@torch.library.custom_op("videomamba::causal_conv1d_triton_backward", mutates_args=())
+def _convolutions_backward(
+    grads: list[Tensor], x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    x, weights, grads = _rows(x), [w.contiguous() for w in weights], [g.contiguous() for g in grads]
+    (blocks, tiles, batch), options = _launch(x, weights, reverse)
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    lanes, dim, width = len(weights), x.shape[2], options["WIDTH"]
+    dweight = torch.empty(batch * tiles, lanes, width, dim, dtype=torch.float32, device=x.device)
+    dbias = torch.empty(batch * tiles, lanes, dim, dtype=torch.float32, device=x.device)
+    sizes = (x.shape[1], dim, x.stride(1))
+    with torch.cuda.device_of(x):
+        _backward_kernel[blocks, tiles, batch](
+            x, _pair(weights), _pair(biases), _pair(grads), dx, dweight, dbias, *sizes, **options
+        )
+    return dx, dweight.sum(0).transpose(1, 2).contiguous(), dbias.sum(0)
+
+
+@_convolutions_backward.register_fake
+def _(grads, x, weights, biases, reverse):
+    lanes, (dim, width) = len(weights), weights[0].shape
+    options = {"dtype": torch.float32}
+    return x.new_empty(x.shape), x.new_empty(lanes, dim, width, **options), x.new_empty(lanes, dim, **options)
+
+
+def _save_for_backward(ctx, inputs, output):
+    x, weights, biases, ctx.reverse = inputs
+    ctx.save_for_backward(x, *weights, *biases)
+
+
+def _differentiate(ctx, grads):
+    x, *parameters = ctx.saved_tensors
+    n = len(ctx.reverse)
+    weights, biases = parameters[:n], parameters[n:]
+    dx, dweights, dbiases = _convolutions_backward(grads, x, weights, biases, ctx.reverse)
+    dweights = [d.to(w.dtype) for d, w in zip(dweights, weights)]
+    return dx, dweights, [d.to(b.dtype) for d, b in zip(dbiases, biases)], None
+
+
+_convolutions.register_autograd(_differentiate, setup_context=_save_for_backward)
+
+
+def causal_conv1d(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
+    """As [`causal_conv1d_torch.causal_conv1d`]. Takes fp32, fp16 and bf16."""
+    return _convolutions(x, weights, biases, reverse)

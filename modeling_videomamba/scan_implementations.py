@@ -1,0 +1,185 @@
+"""The implementations of the selective scan and of the convolutions before it, and the choice among them.
+
+| implementation | runs on                | needs                                   | two directions               |
+|----------------|------------------------|-----------------------------------------|------------------------------|
+| `triton`       | NVIDIA (ROCm: untried) | nothing: PyTorch for CUDA brings Triton | one launch, no copies        |
+| `mamba_ssm`    | NVIDIA                 | mamba_ssm built with its CUDA extension | two launches, flipped copies |
+| `torch`        | any device             | nothing                                 | one recurrence, no copies    |
+
+The implementation is chosen at every call, by the device of the tensors: a model moved to the CPU goes on working on a
+machine that has CUDA kernels installed.
+
+A *lane* is one scan over the whole sequence, a forward or a reversed one. Every implementation is a pair of functions of the
+same signatures, of one lane or of two that share their length: `causal_conv1d` and `selective_scan_lanes`, documented in
+`causal_conv1d_torch.py` and `selective_scan_torch.py`.
+"""
+
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+SCAN_IMPLEMENTATIONS = ("triton", "mamba_ssm", "torch")  # in the order in which "auto" prefers them
+
+
+class ScanInputs(NamedTuple):
+    """What one direction scans. Channels are last, unlike in [`selective_scan`], since projections produce them so.
+
+    delta is taken before its bias and softplus; B and C are shared by all channels.
+    """
+
+    u: Tensor  # (batch, length, dim)
+    delta: Tensor  # (batch, length, dim)
+    A: Tensor  # (dim, state), negative
+    B: Tensor  # (batch, length, state)
+    C: Tensor  # (batch, length, state)
+    D: Tensor  # (dim,)
+    delta_bias: Tensor  # (dim,)
+
+
+class Kernels(NamedTuple):
+    causal_conv1d: Callable[..., list[Tensor]]
+    selective_scan_lanes: Callable[..., tuple[Tensor, Tensor]]
+
+
+def scan_directions(
+    lanes: list[ScanInputs], reverse: list[bool], gate: Tensor | None = None, implementation: str = "auto"
+) -> Tensor:
+    """Sum of a scan from the start and one from the end, or of either alone, delta through its softplus, times `silu(gate)`.
+
+    What VideoMamba's mixer needs, in one call, since implementations fuse it. Takes a gate `(batch, length, dim)` and returns
+    the same, in u's dtype.
+    """
+    return run_lanes(lanes, reverse, gate, True, implementation)[0]
+
+
+def convolve_directions(
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool], implementation: str = "auto"
+) -> list[Tensor]:
+    """Causal depthwise convolutions of `x (batch, length, dim)`, each with its SiLU: one for each direction.
+
+    Args:
+        weights: `(dim, width)` for each direction.
+        biases: `(dim,)` for each direction; an empty list for none.
+        reverse: for each direction whether it looks at later steps instead of earlier ones.
+    """
+    name = choose_scan_implementation(implementation, x.device, x.dtype)
+    return _find(name).causal_conv1d(x, weights, biases, reverse)
+
+
+def run_lanes(
+    lanes: list[ScanInputs], reverse: list[bool], gate: Tensor | None, delta_softplus: bool, implementation: str
+) -> tuple[Tensor, Tensor]:
+    """Sum of the lanes' outputs, gated, `(batch, length, dim)`, and their last states `(lanes, batch, dim, state)`."""
+    u = lanes[0].u
+    kernels = _find(choose_scan_implementation(implementation, u.device, u.dtype))
+    tensors = (list(tensors) for tensors in zip(*lanes))
+    y, last_states = kernels.selective_scan_lanes(*tensors, gate, reverse, delta_softplus)
+    return y.to(u.dtype), last_states.transpose(-1, -2)
+
+
+def choose_scan_implementation(implementation: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> str:
+    """The implementation that a scan of tensors of `dtype` on `device` runs.
+
+    Raises:
+        ValueError: if there is no implementation of that name.
+        RuntimeError: if that implementation cannot run such tensors.
+    """
+    if implementation not in ("auto", *SCAN_IMPLEMENTATIONS):
+        known = ", ".join(("auto", *SCAN_IMPLEMENTATIONS))
+        raise ValueError(f"Unknown scan implementation {implementation!r}: choose one of {known}.")
+    device_type = torch.device(device).type
+    if implementation == "auto":
+        if not torch.compiler.is_compiling():
+            _report_once(device_type)
+        return next(name for name in SCAN_IMPLEMENTATIONS if _why_not(name, device_type, dtype) is None)
+    if implementation == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
+        device_type = "cuda"  # Triton's interpreter takes tensors of any device
+    if (reason := _why_not(implementation, device_type, dtype)) is not None:
+        raise RuntimeError(f"The scan implementation {implementation!r} cannot run: {reason}.")
+    return implementation
+
+
+def scan_report(device: torch.device | str | None = None) -> str:
+    """One line that says which implementation `"auto"` takes on `device` (default: CUDA if present), and why not others."""
+    device_type = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
+    reasons = {name: _why_not(name, device_type, torch.float32) for name in SCAN_IMPLEMENTATIONS}
+    chosen = next(name for name, reason in reasons.items() if reason is None)
+    refused = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
+    return f"selective scan on {device_type}: {chosen}" + (f" (not {'; '.join(refused)})" if refused else "")
+
+
+@cache
+def _report_once(device_type: str) -> None:
+    logger.info(scan_report(device_type))
+
+
+def _why_not(implementation: str, device_type: str, dtype: torch.dtype) -> str | None:
+    """Why an implementation cannot run on such tensors; `None` if it can."""
+    if implementation == "torch":
+        return None
+    if device_type != "cuda":
+        return f"it needs CUDA tensors, these are on {device_type}"
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"it takes fp32, fp16 and bf16, these are {dtype}"
+    return why_not_importable(implementation)
+
+
+_FOUND: dict[str, Kernels | str] = {}  # not functools.cache, which torch.compile cannot look into
+
+
+def _find(implementation: str) -> Kernels | str:
+    """The functions of an implementation, or why they cannot be imported."""
+    if implementation not in _FOUND:
+        try:
+            _FOUND[implementation] = _import(implementation)
+        except Exception as error:  # a broken build can raise anything: an undefined symbol, a missing library
+            _FOUND[implementation] = f"{type(error).__name__}: {error}"
+    return _FOUND[implementation]
+
+
+def _import(implementation: str) -> Kernels:
+    """Spelt out, since transformers reads from the import statements which files a saved model needs."""
+    if implementation == "triton":
+        from .causal_conv1d_triton import causal_conv1d
+        from .selective_scan_triton import check_device, selective_scan_lanes
+
+        check_device()
+    elif implementation == "mamba_ssm":
+        from .selective_scan_mamba_ssm import causal_conv1d, selective_scan_lanes
+    else:
+        from .causal_conv1d_torch import causal_conv1d
+        from .selective_scan_torch import selective_scan_lanes
+    return Kernels(causal_conv1d, selective_scan_lanes)
+
+
+def find_implementations() -> None:
+    """Imports what can run here, now: torch.compile cannot look for it. Without a CUDA device that is PyTorch alone."""
+    for name in SCAN_IMPLEMENTATIONS if torch.cuda.is_available() else ("torch",):
+        _find(name)
+
+
+def why_not_importable(implementation: str) -> str | None:
+    """Why an implementation cannot be imported; `None` if it can."""
+    found = _find(implementation)
+    return found if isinstance(found, str) else None
+
+
+__all__ = [
+    "SCAN_IMPLEMENTATIONS",
+    "ScanInputs",
+    "choose_scan_implementation",
+    "convolve_directions",
+    "find_implementations",
+    "run_lanes",
+    "scan_directions",
+    "scan_report",
+    "why_not_importable",
+]
