@@ -23,7 +23,7 @@ from triton.compiler import ASTSource
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from benchmarks.common import RESULTS, provenance
-from modeling_videomamba import causal_conv1d_triton, selective_scan_triton
+from modeling_videomamba import causal_conv1d_triton, selective_scan_kernels, selective_scan_triton
 
 
 BINARIES = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -33,9 +33,9 @@ POINTERS = {  # those not named are to fp32; pairs have one for each direction
     **dict.fromkeys(("A", "D", "bias", "weights", "biases"), ("*fp32", "*fp32")),
     **dict.fromkeys(("gate", "grad", "y", "output", "du", "ddelta", "dgate", "x", "dx"), "*bf16"),
 }
-SIZES = ("batch", "length", "chunks")
+SIZES = ("batch", "length", "chunk_length", "chunks")
 STRIDES = ("dim", "map_stride", "gate_stride", "stride")  # multiples of 16 in all released models
-SCAN = {"LANES": 2, "REVERSE": 2, "SOFTPLUS": True, "STATE": 16, "CHUNK": 256}
+SCAN = {"LANES": 2, "REVERSE": 2, "SOFTPLUS": True, "STATE": 16}
 FORWARD, BACKWARD = SCAN | selective_scan_triton.FORWARD, SCAN | selective_scan_triton.BACKWARD
 CONVOLUTION = {
     "LANES": 2,
@@ -45,12 +45,12 @@ CONVOLUTION = {
     "CHANNELS": causal_conv1d_triton.CHANNELS,
 }
 KERNELS = {  # name: kernel, its constants, warps, exponentials of the recurrence in the innermost loop, for one thread
-    "summaries": (selective_scan_triton._summaries_kernel, FORWARD | {"ADJOINT": 0}, 1, 256),
-    "summaries of adjoints": (selective_scan_triton._summaries_kernel, FORWARD | {"ADJOINT": 1}, 1, 256),
-    "join": (selective_scan_triton._join_kernel, FORWARD, 1, 16),
-    "outputs": (selective_scan_triton._outputs_kernel, FORWARD, 1, 256),
-    "tile states": (selective_scan_triton._tile_states_kernel, BACKWARD, 1, 256),
-    "gradients": (selective_scan_triton._gradients_kernel, BACKWARD, 1, 16),
+    "summaries": (selective_scan_kernels.summaries_kernel, FORWARD | {"ADJOINT": 0}, 1, 256),
+    "summaries of adjoints": (selective_scan_kernels.summaries_kernel, FORWARD | {"ADJOINT": 1}, 1, 256),
+    "join": (selective_scan_kernels.join_kernel, FORWARD, 1, 16),
+    "outputs": (selective_scan_kernels.outputs_kernel, FORWARD, 1, 256),
+    "tile states": (selective_scan_kernels.tile_states_kernel, BACKWARD, 1, 256),
+    "gradients": (selective_scan_kernels.gradients_kernel, BACKWARD, 1, 16),
     "convolutions": (causal_conv1d_triton._forward_kernel, CONVOLUTION, 4, None),
     "convolutions backward": (causal_conv1d_triton._backward_kernel, CONVOLUTION, 4, None),
 }

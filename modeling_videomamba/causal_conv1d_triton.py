@@ -10,21 +10,11 @@ same bits.
 import torch
 from torch import Tensor
 
-
-try:  # in a try block, since transformers would ask all users of a saved model to install what is imported outside of one
-    import triton
-    import triton.language as tl
-except ImportError:
-    raise
+from .triton_common import bit_mask, evenly_spaced, pair, sigmoid, tl, triton
 
 
 ROWS = 16  # of a program's tile
 CHANNELS = 128
-
-
-@triton.jit
-def _sigmoid(x):
-    return 1.0 / (1.0 + tl.exp2(-x * 1.4426950408889634))
 
 
 @triton.jit
@@ -57,7 +47,7 @@ def _convolve(sample, weight, bias, rows, way, length, stride, channels, inside,
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])
 def _forward_kernel(
     x, weights, biases, outputs, length, dim, stride,
     LANES: tl.constexpr, REVERSE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -69,11 +59,11 @@ def _forward_kernel(
     for lane in tl.static_range(LANES):
         way = 1 - 2 * ((REVERSE >> lane) & 1)
         y = _convolve(x + sample * stride, weights[lane], biases[lane], rows, way, length, stride, channels, inside, WIDTH)
-        y = (y * _sigmoid(y)).to(x.dtype.element_ty)
+        y = (y * sigmoid(y)).to(x.dtype.element_ty)
         tl.store(outputs[lane] + (sample + rows)[:, None] * dim + channels[None, :], y, mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])
 def _backward_kernel(
     x, weights, biases, grads, dx, dweight, dbias, length, dim, stride,
     LANES: tl.constexpr, REVERSE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -94,7 +84,7 @@ def _backward_kernel(
             y = _convolve(
                 x + sample * stride, weights[lane], biases[lane], target, way, length, stride, channels, inside, WIDTH
             )
-            s = _sigmoid(y)
+            s = sigmoid(y)
             dy = _load(grads[lane] + sample * dim, target, length, dim, channels, inside) * s * (1 + y * (1 - s))
             total += _weight(weights[lane], k, channels, inside, WIDTH) * dy
             own = _load(x + sample * stride, rows, length, stride, channels, inside)
@@ -106,34 +96,23 @@ def _backward_kernel(
     tl.store(dx + (sample + rows)[:, None] * dim + channels[None, :], total.to(dx.dtype.element_ty), mask)
 
 
-def _pair(lanes: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:
-    return (lanes[0], lanes[-1]) if lanes else (None, None)
-
-
 def _launch(x: Tensor, weights: list[Tensor], reverse: list[bool]) -> tuple[tuple[int, int, int], dict[str, int]]:
     """Grid and options of a launch."""
     batch, length, dim = x.shape
     options = {"ROWS": ROWS, "CHANNELS": min(CHANNELS, triton.next_power_of_2(dim)), "WIDTH": weights[0].shape[-1]}
-    options |= {"LANES": len(weights), "REVERSE": sum(flag << lane for lane, flag in enumerate(reverse))}
+    options |= {"LANES": len(weights), "REVERSE": bit_mask(reverse)}
     options |= {"enable_fp_fusion": True}
     return (triton.cdiv(dim, options["CHANNELS"]), triton.cdiv(length, ROWS), batch), options
 
 
-def _rows(x: Tensor) -> Tensor:
-    """`x` such that the rows of all samples follow each other at one distance, copied only if they do not."""
-    batch, length, _ = x.shape
-    evenly = x.stride(2) == 1 and (batch == 1 or x.stride(0) == length * x.stride(1))
-    return x if evenly else x.contiguous()
-
-
 @torch.library.custom_op("videomamba::causal_conv1d_triton", mutates_args=())
 def _convolutions(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
-    x, weights = _rows(x), [w.contiguous() for w in weights]
+    x, weights = evenly_spaced(x), [w.contiguous() for w in weights]
     outputs = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in weights]
     grid, options = _launch(x, weights, reverse)
     sizes = (x.shape[1], x.shape[2], x.stride(1))
     with torch.cuda.device_of(x):
-        _forward_kernel[grid](x, _pair(weights), _pair(biases), _pair(outputs), *sizes, **options)
+        _forward_kernel[grid](x, pair(weights), pair(biases), pair(outputs), *sizes, **options)
     return outputs
 
 
@@ -146,7 +125,7 @@ def _(x, weights, biases, reverse):
 def _convolutions_backward(
     grads: list[Tensor], x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    x, weights, grads = _rows(x), [w.contiguous() for w in weights], [g.contiguous() for g in grads]
+    x, weights, grads = evenly_spaced(x), [w.contiguous() for w in weights], [g.contiguous() for g in grads]
     (blocks, tiles, batch), options = _launch(x, weights, reverse)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     lanes, dim, width = len(weights), x.shape[2], options["WIDTH"]
@@ -155,7 +134,7 @@ def _convolutions_backward(
     sizes = (x.shape[1], dim, x.stride(1))
     with torch.cuda.device_of(x):
         _backward_kernel[blocks, tiles, batch](
-            x, _pair(weights), _pair(biases), _pair(grads), dx, dweight, dbias, *sizes, **options
+            x, pair(weights), pair(biases), pair(grads), dx, dweight, dbias, *sizes, **options
         )
     return dx, dweight.sum(0).transpose(1, 2).contiguous(), dbias.sum(0)
 

@@ -1,32 +1,12 @@
-"""The selective scan as Triton kernels: compiled at first use, no build step. Forward and backward, one or two directions.
-
-A step costs one exponential for every channel and state, and these bind: a Hopper SM computes 16 of them a cycle, beside 128
-multiply-adds. So the kernels are made to do little else:
-
-- A program is one warp with some channels of one sample. A thread keeps the states of its channels in registers and takes the
-  steps of a tile one after the other; it needs no other thread's numbers, except to sum dB and dC over the channels.
-- Tensors stay `(batch, length, dim)`. The second direction reads its rows from the end, nothing is flipped or copied. It runs
-  in the program of the first, so that the sum of both leaves it once, with D and the gate.
-- Where samples and channels alone do not fill the card, time is cut into chunks. A first pass finds what each chunk does to
-  a state that enters it. The product of its decays needs no products, it is `exp(A * sum of delta)`.
-- Backward keeps the inputs, the sum of the directions before the gate, and the state that enters each chunk. It computes the
-  states before all tiles again, then goes from the last tile to the first. What channels, samples or chunks share is summed
-  from partial sums in a fixed order, without atomics: the same input gives the same bits.
-
-State, recurrence and sums are fp32, whatever the inputs. Rows are addressed with 64 bits.
-"""
+"""The selective scan in Triton, as a custom operator; its kernels, in `selective_scan_kernels.py`, compile at first use."""
 
 import os
 
 import torch
 from torch import Tensor
 
-
-try:  # in a try block, since transformers would ask all users of a saved model to install what is imported outside of one
-    import triton
-    import triton.language as tl
-except ImportError:
-    raise
+from .selective_scan_kernels import gradients_kernel, join_kernel, outputs_kernel, summaries_kernel, tile_states_kernel
+from .triton_common import bit_mask, evenly_spaced, pair, triton
 
 
 # Tiles: steps, all in the registers of one thread, and channels of a program, four or two to a thread. Backward has more
@@ -35,393 +15,6 @@ FORWARD = {"STEPS": 4, "CHANNELS": 128}
 BACKWARD = {"STEPS": 8, "CHANNELS": 64}
 SHORTEST_CHUNK = 32  # a multiple of all STEPS
 PROGRAMS_PER_PROCESSOR = 8  # that run at a time; with half as many time is left whole
-LOG2_E = tl.constexpr(1.4426950408889634)
-
-
-@triton.jit
-def _then(decay, hidden, kept, next_decay, next_input, next_kept):
-    """Steps `h -> decay h + input` one after the other; `kept` is what is left of the earlier state: `decay h`."""
-    kept = next_decay * hidden + next_kept
-    return decay * next_decay, next_decay * hidden + next_input, kept
-
-
-@triton.jit
-def _before(decay, carry, grad, between, next_decay, next_carry, next_grad, next_between):
-    """Backwards in time: `g = w + c` and `c' = decay g`, where c comes from the later step and c' goes to the earlier one.
-
-    `between` is the product of all decays but the earliest step's.
-    """
-    grad = next_between * carry + next_grad
-    return decay * next_decay, next_decay * carry + next_carry, grad, decay * next_between
-
-
-@triton.jit
-def _second(first, second):
-    return second
-
-
-@triton.jit
-def _load(first, hops, stride, channels, mask):
-    """A tile `(STEPS, CHANNELS)` of fp32 numbers, zero outside of the mask. `first`: the tile's first row."""
-    return tl.load(first + hops[:, None] * stride + channels[None, :], mask, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _store(first, hops, stride, channels, mask, values):
-    tl.store(first + hops[:, None] * stride + channels[None, :], values.to(first.dtype.element_ty), mask)
-
-
-@triton.jit
-def _column(first, hops, stride, valid):
-    """A column of B or C at the rows of a tile, `(STEPS, 1)`."""
-    return tl.load(first + hops * stride, valid, other=0.0).to(tl.float32)[:, None]
-
-
-@triton.jit
-def _time_step(delta, bias, mask, SOFTPLUS: tl.constexpr):
-    """`delta + bias`, and the time step: its softplus as `max(x, 0) + 2 atanh(e / (e + 2))`, e = exp(-|x|), a series that
-    keeps small values exact. Zero outside of the mask, where a step then changes nothing.
-    """
-    raw = delta + bias[None, :]
-    step = raw
-    if SOFTPLUS:
-        e = tl.exp2(-tl.abs(raw) * LOG2_E)
-        s = e / (e + 2.0)
-        ss = s * s
-        series = ((((((2 / 13) * ss + 2 / 11) * ss + 2 / 9) * ss + 2 / 7) * ss + 2 / 5) * ss + 2 / 3) * ss + 2.0
-        step = tl.maximum(raw, 0.0) + series * s
-    return raw, tl.where(mask, step, 0.0)
-
-
-@triton.jit
-def _sigmoid(x):
-    return 1.0 / (1.0 + tl.exp2(-x * LOG2_E))
-
-
-@triton.jit
-def _own_channels(dim, CHANNELS: tl.constexpr):
-    channels = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    # So wide are a thread's loads; were they wider, the compiler would share out the steps of a tile among threads.
-    return tl.max_contiguous(channels, (CHANNELS + 31) // 32), channels < dim
-
-
-@triton.jit
-def _own_rows(sample, length, chunk, CHUNK: tl.constexpr, reverse):
-    """Row of a chunk's first step in `(batch * length, ...)`, the way from step to step, and how many steps there are.
-
-    Chunks are counted by position, so that both directions of a program cover the same rows.
-    """
-    start = chunk.to(tl.int64) * CHUNK
-    count = tl.minimum(length - start, CHUNK).to(tl.int32)
-    return sample.to(tl.int64) * length + start + reverse * (count - 1), 1 - 2 * reverse, count
-
-
-@triton.jit
-def _at(pointer, offset):
-    return None if pointer is None else pointer + offset
-
-
-@triton.jit
-def _of_lane(pointers, lane):
-    return tl.where(lane == 0, pointers[0], pointers[1])
-
-
-@triton.jit
-def _load_A(A, channels, inside, STATE: tl.constexpr):
-    """Columns of `A (dim, state)`, for exp2."""
-    columns = ()
-    for n in tl.static_range(STATE):
-        columns += (tl.load(A + channels * STATE + n, inside, other=0.0) * LOG2_E,)
-    return columns
-
-
-@triton.jit
-def _load_states(states, dim, channels, inside, STATE: tl.constexpr):
-    """Rows of `(state, dim)`; zeros where there are no states."""
-    rows = ()
-    for n in tl.static_range(STATE):
-        if states is None:
-            rows += (tl.zeros_like(channels).to(tl.float32),)
-        else:
-            rows += (tl.load(states + n * dim + channels, inside, other=0.0),)
-    return rows
-
-
-@triton.jit
-def _store_states(states, dim, channels, inside, rows, STATE: tl.constexpr):
-    for n in tl.static_range(STATE):
-        tl.store(states + n * dim + channels, rows[n], inside)
-
-
-@triton.jit
-def _hidden(state, decay, inputs, step):
-    """States `(STEPS, CHANNELS)` of a tile, from the state before it, and what is left in each of the one before."""
-    kept = tl.where((step == 0)[:, None], decay * state[None, :], 0.0)
-    _, hidden, kept = tl.associative_scan((decay, inputs + kept, kept), 0, _then)
-    return hidden, kept
-
-
-@triton.jit
-def _hidden_gradients(carry, decay, grad, step):
-    """Gradients `(STEPS, CHANNELS)` of a tile's states, backwards in time as all tiles here, and what they hand on.
-
-    `grad`: what comes from each step's own output; `carry`: what comes from the step after the tile.
-    """
-    grad = tl.where((step == 0)[:, None], grad + carry[None, :], grad)
-    one = tl.full(grad.shape, 1.0, tl.float32)
-    _, carried, grad, _ = tl.associative_scan((decay, decay * grad, grad, one), 0, _before)
-    return grad, tl.reduce(carried, 0, _second)
-
-
-@triton.jit
-def _output_gradient(grad, gate, hops, dim, gate_stride, channels, mask):
-    """Gradient of the scan's ungated output. `grad`, `gate`: first rows of the tile."""
-    dy = _load(grad, hops, dim, channels, mask)
-    if gate is not None:
-        z = _load(gate, hops, gate_stride, channels, mask)
-        dy *= z * _sigmoid(z)
-    return dy
-
-
-@triton.jit
-def _summaries_kernel(
-    u, delta, A, B, C, bias, grad, gate, gains, time_steps, batch, length, dim, map_stride, gate_stride,
-    REVERSE: tl.constexpr, ADJOINT: tl.constexpr, SOFTPLUS: tl.constexpr, STATE: tl.constexpr, CHUNK: tl.constexpr,
-    STEPS: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """What each chunk adds to a state that enters it, and the sum of its time steps, by which it decays that state.
-
-    Adjoint: the same for the gradient of a state that enters the chunk at its end and leaves it at its start.
-    Grid: channels, chunks, lanes * batch.
-    """
-    lane, sample = tl.program_id(2) // batch, tl.program_id(2) % batch
-    channels, inside = _own_channels(dim, CHANNELS)
-    row, way, count = _own_rows(sample, length, tl.program_id(1), CHUNK, ((REVERSE >> lane) & 1) ^ ADJOINT)
-    u, delta, maps = _of_lane(u, lane), _of_lane(delta, lane), _of_lane(C if ADJOINT else B, lane)
-    A = _load_A(_of_lane(A, lane), channels, inside, STATE)
-    bias = tl.load(_of_lane(bias, lane) + channels, inside, other=0.0)
-    state = _load_states(None, dim, channels, inside, STATE)
-    total = tl.zeros_like(bias)
-    step = tl.arange(0, STEPS)
-    for tile in range(0, count, STEPS):
-        valid = tile + step < count
-        mask = valid[:, None] & inside[None, :]
-        _, dt = _time_step(_load(delta + row * dim, way * step, dim, channels, mask), bias, mask, SOFTPLUS)
-        if ADJOINT:
-            drive = _output_gradient(
-                grad + row * dim, _at(gate, row * gate_stride), way * step, dim, gate_stride, channels, mask
-            )
-        else:
-            drive = dt * _load(u + row * dim, way * step, dim, channels, mask)
-        total += tl.sum(dt, 0)
-        new = ()
-        for n in tl.static_range(STATE):
-            decay = tl.exp2(dt * A[n][None, :])
-            inputs = drive * _column(maps + row * map_stride + n, way * step, map_stride, valid)
-            if ADJOINT:
-                inputs *= decay
-            hidden, _ = _hidden(state[n], decay, inputs, step)
-            new += (tl.reduce(hidden, 0, _second),)
-        state = new
-        row += way * STEPS
-    chunk = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    _store_states(gains + chunk * STATE * dim, dim, channels, inside, state, STATE)
-    tl.store(time_steps + chunk * dim + channels, total, inside)
-
-
-@triton.jit
-def _join_kernel(
-    A, gains, time_steps, starts, batch, chunks, dim,
-    REVERSE: tl.constexpr, STATE: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """The state that enters each chunk: `starts`, shaped as `gains`. A step is a chunk here.
-
-    Grid: channels, state, lanes * batch.
-    """
-    lane, n = tl.program_id(2) // batch, tl.program_id(1)
-    channels, inside = _own_channels(dim, CHANNELS)
-    reverse = (REVERSE >> lane) & 1
-    way = 1 - 2 * reverse
-    chunk = tl.program_id(2).to(tl.int64) * chunks + reverse * (chunks - 1)
-    A = tl.load(_of_lane(A, lane) + channels * STATE + n, inside, other=0.0) * LOG2_E
-    state = tl.zeros_like(A)
-    tl.store(starts + (chunk * STATE + n) * dim + channels, state, inside)
-    step = tl.arange(0, STEPS)
-    for tile in range(0, chunks - 1, STEPS):
-        mask = (tile + step < chunks - 1)[:, None] & inside[None, :]
-        gain = _load(gains + (chunk * STATE + n) * dim, way * step, STATE * dim, channels, mask)
-        decay = tl.exp2(A[None, :] * _load(time_steps + chunk * dim, way * step, dim, channels, mask))
-        hidden, _ = _hidden(state, decay, gain, step)
-        _store(starts + ((chunk + way) * STATE + n) * dim, way * step, STATE * dim, channels, mask, hidden)
-        state = tl.reduce(hidden, 0, _second)
-        chunk += way * STEPS
-
-
-@triton.jit
-def _outputs_kernel(
-    u, delta, A, B, C, D, bias, gate, starts, y, output, last_states, batch, length, dim, map_stride, gate_stride,
-    LANES: tl.constexpr, REVERSE: tl.constexpr, SOFTPLUS: tl.constexpr, STATE: tl.constexpr, CHUNK: tl.constexpr,
-    STEPS: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """Sum of the lanes' outputs, before the gate (`y`, if it is there) and after it. Grid: channels, chunks, batch.
-
-    A second lane adds to what the first one has stored.
-    """
-    chunk, sample = tl.program_id(1), tl.program_id(2)
-    channels, inside = _own_channels(dim, CHANNELS)
-    step = tl.arange(0, STEPS)
-    sums = output if y is None else y
-    for lane in range(LANES):
-        reverse = (REVERSE >> lane) & 1
-        row, way, count = _own_rows(sample, length, chunk, CHUNK, reverse)
-        u_lane, delta_lane = _of_lane(u, lane), _of_lane(delta, lane)
-        B_lane, C_lane = _of_lane(B, lane), _of_lane(C, lane)
-        A_lane = _load_A(_of_lane(A, lane), channels, inside, STATE)
-        bias_lane = tl.load(_of_lane(bias, lane) + channels, inside, other=0.0)
-        D_lane = tl.load(_of_lane(D, lane) + channels, inside, other=0.0)
-        own = (lane * batch + sample).to(tl.int64)
-        state = _load_states(_at(starts, (own * tl.num_programs(1) + chunk) * STATE * dim), dim, channels, inside, STATE)
-        for tile in range(0, count, STEPS):
-            valid = tile + step < count
-            mask = valid[:, None] & inside[None, :]
-            _, dt = _time_step(_load(delta_lane + row * dim, way * step, dim, channels, mask), bias_lane, mask, SOFTPLUS)
-            x = _load(u_lane + row * dim, way * step, dim, channels, mask)
-            drive = dt * x
-            total = D_lane[None, :] * x
-            total += _load(sums + row * dim, way * step, dim, channels, mask & (lane > 0))
-            new = ()
-            for n in tl.static_range(STATE):
-                inputs = drive * _column(B_lane + row * map_stride + n, way * step, map_stride, valid)
-                hidden, _ = _hidden(state[n], tl.exp2(dt * A_lane[n][None, :]), inputs, step)
-                total += hidden * _column(C_lane + row * map_stride + n, way * step, map_stride, valid)
-                new += (tl.reduce(hidden, 0, _second),)
-            state = new
-            if y is not None:
-                _store(y + row * dim, way * step, dim, channels, mask, total)
-            if gate is not None:
-                z = _load(gate + row * gate_stride, way * step, gate_stride, channels, mask & (lane == LANES - 1))
-                total *= tl.where(lane == LANES - 1, z * _sigmoid(z), 1.0)
-            _store(output + row * dim, way * step, dim, channels, mask, total)
-            row += way * STEPS
-        if chunk == (1 - reverse) * (tl.num_programs(1) - 1):
-            _store_states(last_states + own * STATE * dim, dim, channels, inside, state, STATE)
-        tl.debug_barrier()  # the second lane reads what the first one stored
-
-
-@triton.jit
-def _tile_states_kernel(
-    u, delta, A, B, bias, starts, states, batch, length, dim, map_stride,
-    REVERSE: tl.constexpr, SOFTPLUS: tl.constexpr, STATE: tl.constexpr, CHUNK: tl.constexpr, STEPS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """The state before every tile: `(lanes, batch, chunks, tiles of a chunk, state, dim)`.
-
-    Grid: channels, chunks, lanes * batch.
-    """
-    lane, sample = tl.program_id(2) // batch, tl.program_id(2) % batch
-    channels, inside = _own_channels(dim, CHANNELS)
-    row, way, count = _own_rows(sample, length, tl.program_id(1), CHUNK, (REVERSE >> lane) & 1)
-    u, delta, B = _of_lane(u, lane), _of_lane(delta, lane), _of_lane(B, lane)
-    A = _load_A(_of_lane(A, lane), channels, inside, STATE)
-    bias = tl.load(_of_lane(bias, lane) + channels, inside, other=0.0)
-    chunk = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    state = _load_states(_at(starts, chunk * STATE * dim), dim, channels, inside, STATE)
-    states += chunk * (CHUNK // STEPS) * STATE * dim
-    step = tl.arange(0, STEPS)
-    for tile in range(0, count, STEPS):
-        _store_states(states, dim, channels, inside, state, STATE)
-        states += STATE * dim
-        valid = tile + step < count
-        mask = valid[:, None] & inside[None, :]
-        _, dt = _time_step(_load(delta + row * dim, way * step, dim, channels, mask), bias, mask, SOFTPLUS)
-        drive = dt * _load(u + row * dim, way * step, dim, channels, mask)
-        new = ()
-        for n in tl.static_range(STATE):
-            inputs = drive * _column(B + row * map_stride + n, way * step, map_stride, valid)
-            hidden, _ = _hidden(state[n], tl.exp2(dt * A[n][None, :]), inputs, step)
-            new += (tl.reduce(hidden, 0, _second),)
-        state = new
-        row += way * STEPS
-
-
-@triton.jit
-def _gradients_kernel(
-    u, delta, A, B, C, D, bias, gate, y, grad, states, carries,
-    du, ddelta, dgate, dA, dB, dC, dD, dbias, batch, length, dim, map_stride, gate_stride,
-    REVERSE: tl.constexpr, SOFTPLUS: tl.constexpr, STATE: tl.constexpr, CHUNK: tl.constexpr, STEPS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """All gradients: of A, D and the bias for each chunk, of B and C for each block of channels. Grid: channels, chunks,
-    lanes * batch.
-
-    `du`, `ddelta`: `(lanes, batch, length, dim)`; `dB`, `dC`: `(blocks, lanes, batch, length, state)`; `dA`, zero before, and
-    `carries`, the gradients of the states that leave the chunks: `(lanes, batch, chunks, state, dim)`; `dD`, `dbias`:
-    `(lanes, batch, chunks, dim)`. What a state needs from tile to tile is kept in memory, not in registers: 16 states would
-    take more of these than a thread has.
-    """
-    lane, sample = tl.program_id(2) // batch, tl.program_id(2) % batch
-    channels, inside = _own_channels(dim, CHANNELS)
-    row, way, count = _own_rows(sample, length, tl.program_id(1), CHUNK, (REVERSE >> lane) & 1)
-    lane_rows = lane.to(tl.int64) * batch * length
-    block_rows = tl.program_id(0).to(tl.int64) * (tl.num_programs(2) * length) + lane_rows
-    chunk = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    u, delta, B, C = _of_lane(u, lane), _of_lane(delta, lane), _of_lane(B, lane), _of_lane(C, lane)
-    A = _of_lane(A, lane) + channels * STATE
-    bias = tl.load(_of_lane(bias, lane) + channels, inside, other=0.0)
-    D = tl.load(_of_lane(D, lane) + channels, inside, other=0.0)
-    carries += chunk * STATE * dim + channels
-    dA += chunk * STATE * dim + channels
-    dD_sum, dbias_sum = tl.zeros_like(bias), tl.zeros_like(bias)
-    step = tl.arange(0, STEPS)
-    tiles = tl.cdiv(count, STEPS)
-    states += (chunk * (CHUNK // STEPS) + tiles) * STATE * dim + channels
-    row += way * tiles * STEPS
-    for i in range(tiles):
-        states -= STATE * dim
-        row -= way * STEPS
-        left = count - (tiles - 1 - i) * STEPS
-        valid, valid_back = step < left, STEPS - 1 - step < left
-        mask = valid[:, None] & inside[None, :]
-        hops, hops_back = way * step, way * (STEPS - 1 - step)
-        raw, dt = _time_step(_load(delta + row * dim, hops, dim, channels, mask), bias, mask, SOFTPLUS)
-        x = _load(u + row * dim, hops, dim, channels, mask)
-        dy = _output_gradient(grad + row * dim, _at(gate, row * gate_stride), hops, dim, gate_stride, channels, mask)
-        drive = dt * x
-        # The states' gradients go backwards in time. Flipped inside of a thread, a tile is a renaming of its registers.
-        dt_back, dy_back = tl.flip(dt, 0), tl.flip(dy, 0)
-        ddrive, dexponent = tl.zeros_like(drive), tl.zeros_like(drive)  # of dt u; of dt A, times A
-        for n in range(STATE):
-            A_n = tl.load(A + n, inside, other=0.0)[None, :] * LOG2_E
-            b = _column(B + row * map_stride + n, hops, map_stride, valid)
-            hidden, kept = _hidden(tl.load(states + n * dim, inside, other=0.0), tl.exp2(dt * A_n), drive * b, step)
-            own = dy_back * _column(C + row * map_stride + n, hops_back, map_stride, valid_back)
-            g, carry = _hidden_gradients(tl.load(carries + n * dim, inside, other=0.0), tl.exp2(dt_back * A_n), own, step)
-            tl.store(carries + n * dim, carry, inside)
-            g = tl.flip(g, 0)
-            tl.store(dB + (block_rows + row) * STATE + n + hops * STATE, tl.sum(g * drive, 1), valid)
-            tl.store(dC + (block_rows + row) * STATE + n + hops * STATE, tl.sum(dy * hidden, 1), valid)
-            ddrive += g * b
-            g *= kept
-            dexponent += g * A_n
-            tl.store(dA + n * dim, tl.load(dA + n * dim, inside, other=0.0) + tl.sum(g * dt, 0), inside)
-        tl.debug_barrier()  # the next tile reads the carries
-        dstep = ddrive * x + dexponent / LOG2_E
-        if SOFTPLUS:
-            dstep *= _sigmoid(raw)
-        dstep = tl.where(mask, dstep, 0.0)
-        dbias_sum += tl.sum(dstep, 0)
-        dD_sum += tl.sum(dy * x, 0)
-        _store(ddelta + (lane_rows + row) * dim, hops, dim, channels, mask, dstep)
-        _store(du + (lane_rows + row) * dim, hops, dim, channels, mask, ddrive * dt + dy * D[None, :])
-        if gate is not None:  # noqa: SIM102 (known when compiled, the other when run)
-            if lane == 0:
-                z = _load(gate + row * gate_stride, hops, gate_stride, channels, mask)
-                s = _sigmoid(z)
-                dz = _load(y + row * dim, hops, dim, channels, mask) * s * (1 + z * (1 - s))
-                dz *= _load(grad + row * dim, hops, dim, channels, mask)
-                _store(dgate + row * dim, hops, dim, channels, mask, dz)
-    tl.store(dD + chunk * dim + channels, dD_sum, inside)
-    tl.store(dbias + chunk * dim + channels, dbias_sum, inside)
 
 
 def check_device() -> None:
@@ -441,64 +34,54 @@ def _chunk_length(batch: int, length: int, dim: int, device: torch.device) -> in
     return triton.cdiv(triton.cdiv(length, chunks), SHORTEST_CHUNK) * SHORTEST_CHUNK
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    """`(batch, length, n)` such that rows follow each other at one distance, copied only if they do not."""
-    batch, length, _ = tensor.shape
-    evenly = tensor.stride(2) == 1 and (batch == 1 or tensor.stride(0) == length * tensor.stride(1))
-    return tensor if evenly else tensor.contiguous()
-
-
-def _pair(lanes: list[Tensor]) -> tuple[Tensor, Tensor]:
-    return lanes[0], lanes[-1]
-
-
 class _Scan:
     """What forward and backward share: the inputs as the kernels take them, and the sizes of the launches."""
 
     def __init__(self, u, delta, A, B, C, D, delta_bias, z, reverse, delta_softplus, chunk_length):
         self.lanes, (self.batch, self.length, self.dim) = len(u), u[0].shape
         self.state, self.device = A[0].shape[1], u[0].device
-        self.u, self.delta = (_pair([x.contiguous() for x in lanes]) for lanes in (u, delta))
-        self.A, self.D, self.bias = (_pair([x.float().contiguous() for x in lanes]) for lanes in (A, D, delta_bias))
-        self.B, self.C = (_pair([_rows(x) for x in lanes]) for lanes in (B, C))
+        self.u, self.delta = (pair([x.contiguous() for x in lanes]) for lanes in (u, delta))
+        self.A, self.D, self.bias = (pair([x.float().contiguous() for x in lanes]) for lanes in (A, D, delta_bias))
+        self.B, self.C = (pair([evenly_spaced(x) for x in lanes]) for lanes in (B, C))
         if len({x.stride(1) for x in (*self.B, *self.C)}) > 1:
             self.B, self.C = (tuple(x.contiguous() for x in pair) for pair in (self.B, self.C))
-        self.z = None if z is None else _rows(z)
+        self.z = None if z is None else evenly_spaced(z)
         self.chunk_length = chunk_length or _chunk_length(self.batch, self.length, self.dim, self.device)
         self.chunks = triton.cdiv(self.length, self.chunk_length)
-        self.reverse = sum(flag << lane for lane, flag in enumerate(reverse))
-        self.sizes = (self.batch, self.length, self.dim, self.B[0].stride(1), 0 if z is None else self.z.stride(1))
-        self.options = {"SOFTPLUS": delta_softplus, "CHUNK": self.chunk_length}
+        self.reverse, self.softplus = bit_mask(reverse), delta_softplus
+        strides = self.B[0].stride(1), 0 if z is None else self.z.stride(1)
+        self.sizes = (self.batch, self.length, self.chunk_length, self.dim, *strides)
 
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self.device)
 
-    def launch(self, tile: dict[str, int], *others: int) -> tuple[tuple[int, ...], dict]:
-        """Grid and options of a launch."""
+    def launch(self, kernel, tile: dict[str, int], programs: tuple[int, int], arguments: tuple, **constants: int) -> None:
         channels = min(tile["CHANNELS"], triton.next_power_of_2(self.dim))
-        options = {**tile, "CHANNELS": channels, "STATE": self.state, "num_warps": 1, "enable_fp_fusion": True}
-        return (triton.cdiv(self.dim, channels), *others), options
+        kernel[triton.cdiv(self.dim, channels), *programs](
+            *arguments,
+            **constants,
+            STATE=self.state,
+            STEPS=tile["STEPS"],
+            CHANNELS=channels,
+            num_warps=1,
+            enable_fp_fusion=True,
+        )
 
     def chunk_starts(self, grad: Tensor | None = None) -> Tensor | None:
-        """The state that enters each chunk, `(lanes, batch, chunks, state, dim)`; with `grad`, that of the output, the
-        gradient that enters it from its end. `None` for a single chunk, which starts from zero.
+        """The state that enters each chunk, `(lanes, batch, chunks, state, dim)`; with the output's `grad` the gradient that
+        enters it from its end. `None` for a single chunk, which starts from zero.
         """
         if self.chunks == 1:
             return None
         gains, starts = (self.new(self.lanes, self.batch, self.chunks, self.state, self.dim) for _ in range(2))
         time_steps = self.new(self.lanes, self.batch, self.chunks, self.dim)
-        adjoint = int(grad is not None)
-        grid, options = self.launch(FORWARD, self.chunks, self.lanes * self.batch)
-        _summaries_kernel[grid](
-            *(self.u, self.delta, self.A, self.B, self.C, self.bias, grad, self.z, gains, time_steps, *self.sizes),
-            REVERSE=self.reverse,
-            ADJOINT=adjoint,
-            **self.options,
-            **options,
-        )
-        grid, options = self.launch(FORWARD, self.state, self.lanes * self.batch)
-        inputs = (self.A, gains, time_steps, starts, self.batch, self.chunks, self.dim)
-        _join_kernel[grid](*inputs, REVERSE=self.reverse ^ (adjoint * 3), **options)
+        adjoint, all_samples = int(grad is not None), self.lanes * self.batch
+        inputs = (self.u, self.delta, self.A, self.B, self.C, self.bias, grad, self.z)
+        arguments = (*inputs, gains, time_steps, *self.sizes)
+        constants = {"REVERSE": self.reverse, "ADJOINT": adjoint, "SOFTPLUS": self.softplus}
+        self.launch(summaries_kernel, FORWARD, (self.chunks, all_samples), arguments, **constants)
+        arguments = (self.A, gains, time_steps, starts, self.batch, self.chunks, self.dim)
+        self.launch(join_kernel, FORWARD, (self.state, all_samples), arguments, REVERSE=self.reverse ^ (adjoint * 0b11))
         return starts
 
     def forward(self, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -509,38 +92,32 @@ class _Scan:
         output = self.new(self.batch, self.length, self.dim, dtype=self.u[0].dtype)
         y = torch.empty_like(output) if save and self.z is not None else None
         last_states = self.new(self.lanes, self.batch, self.state, self.dim)
-        grid, options = self.launch(FORWARD, self.chunks, self.batch)
-        _outputs_kernel[grid](
-            *(self.u, self.delta, self.A, self.B, self.C, self.D, self.bias, self.z, starts, y, output, last_states),
-            *self.sizes,
-            LANES=self.lanes,
-            REVERSE=self.reverse,
-            **self.options,
-            **options,
-        )
+        inputs = (self.u, self.delta, self.A, self.B, self.C, self.D, self.bias, self.z, starts)
+        arguments = (*inputs, y, output, last_states, *self.sizes)
+        constants = {"LANES": self.lanes, "REVERSE": self.reverse, "SOFTPLUS": self.softplus}
+        self.launch(outputs_kernel, FORWARD, (self.chunks, self.batch), arguments, **constants)
         return output, last_states, *(self.new(0) if x is None or not save else x for x in (y, starts))
 
     def backward(self, grad: Tensor, y: Tensor, starts: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of the gate, `(batch, length, dim)`, and of u, delta, A, B, C, D and delta_bias, each `(lanes, ...)`."""
-        lanes_samples_chunks = self.lanes, self.batch, self.chunks
-        tiles = triton.cdiv(self.chunk_length, BACKWARD["STEPS"])
-        states = self.new(*lanes_samples_chunks, tiles, self.state, self.dim)
-        dA = torch.zeros(*lanes_samples_chunks, self.state, self.dim, device=self.device)
+        all_chunks = self.lanes, self.batch, self.chunks
+        programs = self.chunks, self.lanes * self.batch
+        constants = {"REVERSE": self.reverse, "SOFTPLUS": self.softplus}
+        states = self.new(*all_chunks, self.chunk_length // BACKWARD["STEPS"], self.state, self.dim)
+        arguments = (self.u, self.delta, self.A, self.B, self.bias, starts, states, *self.sizes[:-1])
+        self.launch(tile_states_kernel, BACKWARD, programs, arguments, **constants)
+
+        dA = torch.zeros(*all_chunks, self.state, self.dim, device=self.device)
         carries = self.chunk_starts(grad)
         carries = torch.zeros_like(dA) if carries is None else carries
-        grid, options = self.launch(BACKWARD, self.chunks, self.lanes * self.batch)
-        options |= {"REVERSE": self.reverse, **self.options}
-        inputs = (self.u, self.delta, self.A, self.B)
-        _tile_states_kernel[grid](*inputs, self.bias, starts, states, *self.sizes[:-1], **options)
         du, ddelta = (self.new(self.lanes, *grad.shape, dtype=x[0].dtype) for x in (self.u, self.delta))
         dgate = None if self.z is None else self.new(*grad.shape, dtype=self.z.dtype)
-        dD, dbias = self.new(2, *lanes_samples_chunks, self.dim)
-        dB, dC = self.new(2, grid[0], self.lanes, self.batch, self.length, self.state)
-        _gradients_kernel[grid](
-            *(*inputs, self.C, self.D, self.bias, self.z, y, grad, states, carries),
-            *(du, ddelta, dgate, dA, dB, dC, dD, dbias, *self.sizes),
-            **options,
-        )
+        dD, dbias = self.new(2, *all_chunks, self.dim)
+        blocks = triton.cdiv(self.dim, BACKWARD["CHANNELS"])
+        dB, dC = self.new(2, blocks, self.lanes, self.batch, self.length, self.state)
+        inputs = (self.u, self.delta, self.A, self.B, self.C, self.D, self.bias, self.z, y, grad, states, carries)
+        arguments = (*inputs, du, ddelta, dgate, dA, dB, dC, dD, dbias, *self.sizes)
+        self.launch(gradients_kernel, BACKWARD, programs, arguments, **constants)
         dA = dA.sum((1, 2)).transpose(1, 2)  # (lanes, dim, state)
         return dgate, du, ddelta, dA, dB.sum(0), dC.sum(0), dD.sum((1, 2)), dbias.sum((1, 2))
 

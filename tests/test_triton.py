@@ -302,7 +302,7 @@ class TestChoice:
 class TestCompiled:
     """Triton compiles for a card that is not there: what the interpreter accepts, the compiler need not."""
 
-    @pytest.mark.parametrize("architecture", [80, 90, 100])
+    @pytest.mark.parametrize("architecture", [90, *(pytest.param(other, marks=pytest.mark.slow) for other in (80, 100))])
     def test_every_kernel_and_what_it_costs(self, architecture, monkeypatch):
         monkeypatch.delenv("TRITON_INTERPRET", raising=False)
         command = [sys.executable, ROOT / "benchmarks/kernel_resources.py", "--architecture", str(architecture), "--csv"]
