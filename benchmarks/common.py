@@ -15,20 +15,35 @@ import transformers
 RESULTS = Path(__file__).parent / "results"
 
 
-def medians(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def medians(runs: dict[str, Callable[[], object]], repeats: int, device: str = "cpu") -> dict[str, float]:
     """Median seconds of each run, taken in turn, A B C A B C ..., so that drift of a shared machine hits all alike.
 
     Each timed call follows an untimed one of the same kind. Otherwise it would pay the page faults for memory that the call
     before it, of another kind, has given back to the system.
     """
+    time_call = _seconds_on_gpu if device == "cuda" else _seconds
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
             run()
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time_call(run))
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _seconds_on_gpu(run: Callable[[], object]) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    start.record()
+    run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
 
 
 def extra_memory(run: Callable[[], object]) -> float:
@@ -49,9 +64,10 @@ def extra_memory(run: Callable[[], object]) -> float:
 def provenance() -> str:
     """Machine, versions and commit, as a line of markdown."""
     models = [x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
+    card = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, " if torch.cuda.is_available() else ""
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     return (
-        f"{models[0] if models else platform.processor()}, {torch.get_num_threads()} threads, "
+        f"{card}{models[0] if models else platform.processor()}, {torch.get_num_threads()} threads, "
         f"{torch.backends.cpu.get_cpu_capability()}; torch {torch.__version__}, transformers {transformers.__version__}; "
         f"commit {commit or 'unknown'}"
     )
