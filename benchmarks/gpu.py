@@ -201,23 +201,32 @@ def main() -> None:
         parser.error("there is no CUDA device; --dry-run shows what the script does")
     args.output.mkdir(parents=True, exist_ok=True)
 
-    missing = why_not_importable("mamba_ssm")
+    missing = why_not_importable("mamba_ssm") if device == "cuda" else "not on a CPU"
     lines = [provenance(), f"{scan_report(device)}; mamba_ssm: {missing or 'installed'}"]
     raw = {"provenance": lines[0], "mamba_ssm": missing or "installed", "card": measure_card(device)}
     lines.append(", ".join(f"{name.replace('_per_s', '')}: {value:.3g} / s" for name, value in raw["card"].items()))
     print(*lines, sep="\n", flush=True)
-    raw["operator"], raw["models"] = [], []
+    file = args.output / "gpu.json"
+    earlier = json.loads(file.read_text()) if file.exists() else {}
+    for part in ("operator", "models"):  # a part that is not measured now is taken from the run before
+        raw[part] = [] if part in args.parts else earlier.get(part, [])
 
     for dim in dims if "operator" in args.parts else ():
         for length in lengths:
             for batch in sorted({1, gpu_operator.largest_batch(length, dim, device)}):
-                row = gpu_operator.measure(length, dim, batch, raw["card"], device, args.repeats)
+                try:
+                    row = gpu_operator.measure(length, dim, batch, raw["card"], device, args.repeats)
+                except torch.OutOfMemoryError as error:
+                    print(f"dim {dim}, length {length}, batch {batch}: {error}", flush=True)
+                    continue
                 raw["operator"].append(row)
+                file.write_text(json.dumps(raw, indent=1) + "\n")
                 print(*(f"{name}: {value:.4g}" for name, value in row.items()), sep=", ", flush=True)
     for frames, pixels in clips if "models" in args.parts else ():
-        for name in gpu_models.peers():
+        for name in gpu_models.peers(device):
             rows = gpu_models.measure(name, frames, pixels, frames_in_a_batch, device, args.repeats)
             raw["models"] += rows
+            file.write_text(json.dumps(raw, indent=1) + "\n")
             print(*rows, sep="\n", flush=True)
     if missing is None:
         raw["difference to mamba_ssm"] = gpu_operator.check(device)
@@ -225,15 +234,19 @@ def main() -> None:
 
     parts = [__doc__.splitlines()[0], "\n".join(lines)]
     if raw["operator"]:
-        parts += ["The scan of one block:", table([operator_row(row) for row in raw["operator"]])]
+        title = "The scan of one block (the shortest are bound by launches, whatever the limits of the card):"
+        parts += [title, table([operator_row(row) for row in raw["operator"]])]
         plot_operator(raw["operator"], args.output / "gpu_operator.png")
     if raw["models"]:
         extrapolate_memory(raw["models"])
-        parts += [f"Models, batches of {frames_in_a_batch} frames:", models_table(raw["models"])]
+        title = (
+            f"Models, batches of {frames_in_a_batch} frames (VideoMAE joins two frames in a token, so it has half as many):"
+        )
+        parts += [title, models_table(raw["models"])]
         plot_figure_1(raw["models"], args.output / "gpu_figure_1.png")
     if raw["operator"] and raw["models"]:
         parts += ["Targets:", table(targets(raw["operator"], raw["models"]))]
-    (args.output / "gpu.json").write_text(json.dumps(raw, indent=1) + "\n")
+    file.write_text(json.dumps(raw, indent=1) + "\n")
     (args.output / "gpu.md").write_text("\n\n".join(parts) + "\n")
     print("\n\n".join(parts))
 

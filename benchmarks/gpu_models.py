@@ -10,8 +10,8 @@ from transformers import TimesformerConfig, TimesformerForVideoClassification, V
 from transformers.models.timesformer.modeling_timesformer import TimesformerSelfAttention
 
 from benchmarks.common import extra_memory, medians
+from benchmarks.gpu_operator import has_mamba_ssm
 from modeling_videomamba import VideoMambaConfig, VideoMambaForVideoClassification
-from modeling_videomamba.scan_implementations import why_not_importable
 
 
 class SdpaAttention(TimesformerSelfAttention):
@@ -56,21 +56,21 @@ def videomae(width: int) -> Callable[[int, int], nn.Module]:
     return build
 
 
-def peers() -> dict[str, Callable[[int, int], nn.Module]]:
+def peers(device: str) -> dict[str, Callable[[int, int], nn.Module]]:
     """Every model by name, in the order of the tables."""
     models = {
         f"VideoMamba-{name}": videomamba(size, "auto") for name, size in (("Ti", "tiny"), ("S", "small"), ("M", "middle"))
     }
-    if why_not_importable("mamba_ssm") is None:
+    if has_mamba_ssm(device):
         sizes = (("Ti", "tiny"), ("S", "small"), ("M", "middle"))
         models |= {f"VideoMamba-{name}, mamba_ssm": videomamba(size, "mamba_ssm") for name, size in sizes}
     models |= {"TimeSformer-Ti joint, eager": timesformer(sdpa=False), "TimeSformer-Ti joint, SDPA": timesformer(sdpa=True)}
     return models | {"VideoMAE-S, SDPA": videomae(384), "VideoMAE-B, SDPA": videomae(768)}
 
 
-def inference(model: nn.Module, clips: Tensor) -> Callable[[], object]:
+def inference(model: nn.Module, *shape: int) -> Callable[[], object]:
     model = model.eval().bfloat16()
-    clips = clips.bfloat16()
+    clips = torch.randn(shape, dtype=torch.bfloat16, device=model.device)
 
     @torch.inference_mode()
     def call() -> Tensor:
@@ -79,9 +79,10 @@ def inference(model: nn.Module, clips: Tensor) -> Callable[[], object]:
     return call
 
 
-def training(model: nn.Module, clips: Tensor) -> Callable[[], object]:
+def training(model: nn.Module, *shape: int) -> Callable[[], object]:
     """A step in bf16 autocast with fp32 weights and AdamW, as the Trainer makes it."""
     model = model.train()
+    clips = torch.randn(shape, device=model.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     labels = torch.zeros(len(clips), dtype=torch.long, device=clips.device)
 
@@ -111,14 +112,14 @@ def measure(name: str, frames: int, pixels: int, frames_in_a_batch: int, device:
         row = {"model": name, "frames": frames, "pixels": pixels, "mode": mode}
         try:
             torch.manual_seed(0)
-            clips = torch.randn(max(1, frames_in_a_batch // frames), frames, 3, pixels, pixels, device=device)
-            run = prepare(peers()[name](frames, pixels).to(device), clips)
+            batch = max(1, frames_in_a_batch // frames)
+            run = prepare(peers(device)[name](frames, pixels).to(device), batch, frames, 3, pixels, pixels)
             [seconds] = medians({name: run}, repeats, device).values()
-            row |= {"clips/s": len(clips) / seconds, "GiB": peak_memory(run, device)}
+            row |= {"clips/s": batch / seconds, "GiB": peak_memory(run, device)}
         except torch.OutOfMemoryError:
             row |= {"clips/s": None, "GiB": None}
         rows.append(row)
-        run = clips = None
+        run = None
         gc.collect()
         if device == "cuda":
             torch.cuda.empty_cache()

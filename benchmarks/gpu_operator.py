@@ -92,6 +92,10 @@ def inference(run: Callable[..., Tensor], *inputs: object) -> Callable[[], objec
     return call
 
 
+def has_mamba_ssm(device: str) -> bool:
+    return device == "cuda" and why_not_importable("mamba_ssm") is None
+
+
 def largest_batch(length: int, dim: int, device: str) -> int:
     """The largest power of two, up to 128, for which the peers' tensors in training take half of the free memory or less."""
     if device == "cpu":
@@ -117,7 +121,7 @@ def measure(length: int, dim: int, batch: int, card: dict[str, float], device: s
     torch.manual_seed(0)
     inputs = scan_inputs(batch, length, dim, device)
     runs = {"ours": (ours, *inputs)}
-    if why_not_importable("mamba_ssm") is None:
+    if has_mamba_ssm(device):
         first = channels_first(*inputs)
         runs |= {"mamba_ssm": (as_the_reference_calls_it, *first), "mamba_ssm stacked": (stacked, *first)}
     row = {"length": length, "dim": dim, "batch": batch}

@@ -107,7 +107,7 @@ def _launch(x: Tensor, weights: list[Tensor], reverse: list[bool]) -> tuple[tupl
 
 @torch.library.custom_op("videomamba::causal_conv1d_triton", mutates_args=())
 def _convolutions(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
-    x, weights = evenly_spaced(x), [w.contiguous() for w in weights]
+    x, weights, biases = evenly_spaced(x), [w.contiguous() for w in weights], [b.contiguous() for b in biases]
     outputs = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in weights]
     grid, options = _launch(x, weights, reverse)
     sizes = (x.shape[1], x.shape[2], x.stride(1))
@@ -125,7 +125,8 @@ def _(x, weights, biases, reverse):
 def _convolutions_backward(
     grads: list[Tensor], x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    x, weights, grads = evenly_spaced(x), [w.contiguous() for w in weights], [g.contiguous() for g in grads]
+    x, weights, biases = evenly_spaced(x), [w.contiguous() for w in weights], [b.contiguous() for b in biases]
+    grads = [grad.contiguous() for grad in grads]
     (blocks, tiles, batch), options = _launch(x, weights, reverse)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     lanes, dim, width = len(weights), x.shape[2], options["WIDTH"]

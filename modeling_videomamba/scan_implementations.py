@@ -2,8 +2,8 @@
 
 | implementation | runs on                | needs                                   | two directions               |
 |----------------|------------------------|-----------------------------------------|------------------------------|
-| `triton`       | NVIDIA (ROCm: untried) | nothing: PyTorch for CUDA brings Triton | one launch, no copies        |
-| `mamba_ssm`    | NVIDIA                 | mamba_ssm built with its CUDA extension | two launches, flipped copies |
+| `triton`       | NVIDIA (ROCm: untried) | nothing: PyTorch for CUDA brings Triton | in one kernel, no copies     |
+| `mamba_ssm`    | NVIDIA                 | mamba_ssm built with its CUDA extension | one by one, flipped copies   |
 | `torch`        | any device             | nothing                                 | one recurrence, no copies    |
 
 The implementation is chosen at every call, by the device of the tensors: a model moved to the CPU goes on working on a
@@ -79,13 +79,15 @@ def run_lanes(
 ) -> tuple[Tensor, Tensor]:
     """Sum of the lanes' outputs, gated, `(batch, length, dim)`, and their last states `(lanes, batch, dim, state)`."""
     u = lanes[0].u
-    kernels = _find(choose_scan_implementation(implementation, u.device, u.dtype))
+    kernels = _find(choose_scan_implementation(implementation, u.device, u.dtype, lanes[0].A.shape[1]))
     tensors = (list(tensors) for tensors in zip(*lanes))
     y, last_states = kernels.selective_scan_lanes(*tensors, gate, reverse, delta_softplus)
     return y.to(u.dtype), last_states.transpose(-1, -2)
 
 
-def choose_scan_implementation(implementation: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> str:
+def choose_scan_implementation(
+    implementation: str, device: torch.device | str, dtype: torch.dtype = torch.float32, state_size: int = 16
+) -> str:
     """The implementation that a scan of tensors of `dtype` on `device` runs.
 
     Raises:
@@ -99,10 +101,10 @@ def choose_scan_implementation(implementation: str, device: torch.device | str, 
     if implementation == "auto":
         if not torch.compiler.is_compiling():
             _report_once(device_type)
-        return next(name for name in SCAN_IMPLEMENTATIONS if _why_not(name, device_type, dtype) is None)
+        return next(name for name in SCAN_IMPLEMENTATIONS if _why_not(name, device_type, dtype, state_size) is None)
     if implementation == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
         device_type = "cuda"  # Triton's interpreter takes tensors of any device
-    if (reason := _why_not(implementation, device_type, dtype)) is not None:
+    if (reason := _why_not(implementation, device_type, dtype, state_size)) is not None:
         raise RuntimeError(f"The scan implementation {implementation!r} cannot run: {reason}.")
     return implementation
 
@@ -121,7 +123,7 @@ def _report_once(device_type: str) -> None:
     logger.info(scan_report(device_type))
 
 
-def _why_not(implementation: str, device_type: str, dtype: torch.dtype) -> str | None:
+def _why_not(implementation: str, device_type: str, dtype: torch.dtype, state_size: int = 16) -> str | None:
     """Why an implementation cannot run on such tensors; `None` if it can."""
     if implementation == "torch":
         return None
@@ -129,6 +131,8 @@ def _why_not(implementation: str, device_type: str, dtype: torch.dtype) -> str |
         return f"it needs CUDA tensors, these are on {device_type}"
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"it takes fp32, fp16 and bf16, these are {dtype}"
+    if implementation == "triton" and state_size > 32:
+        return f"it takes up to 32 state numbers, here are {state_size}"
     return why_not_importable(implementation)
 
 

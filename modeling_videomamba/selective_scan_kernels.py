@@ -13,7 +13,8 @@ multiply-adds. So the kernels are made to do little else:
   states before all tiles again, then goes from the last tile to the first. What channels, samples or chunks share is summed
   from partial sums in a fixed order, without atomics: the same input gives the same bits.
 
-State, recurrence and sums are fp32, whatever the inputs. Rows are addressed with 64 bits.
+State, recurrence and sums over time are fp32, whatever the inputs; the sum of the first direction waits for the second one in
+memory, in the dtype of u. Rows are addressed with 64 bits.
 """
 
 from .triton_common import sigmoid, tl, triton
@@ -282,6 +283,8 @@ def outputs_kernel(
             if gate is not None:
                 z = _load(gate + row * gate_stride, way * step, gate_stride, channels, mask & (lane == LANES - 1))
                 total *= tl.where(lane == LANES - 1, z * sigmoid(z), 1.0)
+            if y is not None:
+                mask &= lane == LANES - 1
             _store(output + row * dim, way * step, dim, channels, mask, total)
             row += way * STEPS
         if chunk == (1 - reverse) * (tl.num_programs(1) - 1):

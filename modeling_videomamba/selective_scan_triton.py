@@ -29,9 +29,9 @@ def check_device() -> None:
 def _chunk_length(batch: int, length: int, dim: int, device: torch.device) -> int:
     """The whole length where samples and channels fill the card, else what makes as many programs as it can run at a time."""
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-    programs, wanted = batch * triton.cdiv(dim, FORWARD["CHANNELS"]), PROGRAMS_PER_PROCESSOR * processors
+    programs, wanted = max(1, batch * triton.cdiv(dim, FORWARD["CHANNELS"])), PROGRAMS_PER_PROCESSOR * processors
     chunks = 1 if 2 * programs >= wanted else wanted // programs
-    return triton.cdiv(triton.cdiv(length, chunks), SHORTEST_CHUNK) * SHORTEST_CHUNK
+    return max(1, triton.cdiv(triton.cdiv(length, chunks), SHORTEST_CHUNK)) * SHORTEST_CHUNK
 
 
 class _Scan:
@@ -47,7 +47,9 @@ class _Scan:
             self.B, self.C = (tuple(x.contiguous() for x in pair) for pair in (self.B, self.C))
         self.z = None if z is None else evenly_spaced(z)
         self.chunk_length = chunk_length or _chunk_length(self.batch, self.length, self.dim, self.device)
-        self.chunks = triton.cdiv(self.length, self.chunk_length)
+        if self.chunk_length % max(FORWARD["STEPS"], BACKWARD["STEPS"]):
+            raise ValueError(f"A chunk must be a whole number of tiles, got {self.chunk_length} steps.")
+        self.chunks = max(1, triton.cdiv(self.length, self.chunk_length))
         self.reverse, self.softplus = bit_mask(reverse), delta_softplus
         strides = self.B[0].stride(1), 0 if z is None else self.z.stride(1)
         self.sizes = (self.batch, self.length, self.chunk_length, self.dim, *strides)
@@ -118,7 +120,7 @@ class _Scan:
         inputs = (self.u, self.delta, self.A, self.B, self.C, self.D, self.bias, self.z, y, grad, states, carries)
         arguments = (*inputs, du, ddelta, dgate, dA, dB, dC, dD, dbias, *self.sizes)
         self.launch(gradients_kernel, BACKWARD, programs, arguments, **constants)
-        dA = dA.sum((1, 2)).transpose(1, 2)  # (lanes, dim, state)
+        dA = dA.sum((1, 2)).transpose(1, 2).contiguous()  # (lanes, dim, state)
         return dgate, du, ddelta, dA, dB.sum(0), dC.sum(0), dD.sum((1, 2)), dbias.sum((1, 2))
 
 
@@ -185,12 +187,15 @@ def _(grad, y, starts, u, delta, A, B, C, D, delta_bias, z, reverse, delta_softp
 
 def _save_for_backward(ctx, inputs, output):
     *tensors, z, ctx.reverse, ctx.delta_softplus, ctx.chunk_length, _ = inputs
+    ctx.set_materialize_grads(False)  # the states have none
     ctx.save_for_backward(*output[2:], z, *(x for lanes in tensors for x in lanes))
 
 
 def _differentiate(ctx, grad, *_):
     y, starts, z, *flat = ctx.saved_tensors
     n = len(ctx.reverse)
+    if grad is None:
+        return *([None] * n for _ in range(len(flat) // n)), None, None, None, None, None
     inputs = [flat[i : i + n] for i in range(0, len(flat), n)]
     grads = _scan_backward(grad, y, starts, *inputs, z, ctx.reverse, ctx.delta_softplus, ctx.chunk_length)
     dz = None if z is None else grads.pop(0)
@@ -218,7 +223,7 @@ def selective_scan_lanes(
 
     Inputs are lists with one tensor a lane: u, delta `(batch, length, dim)`; A `(dim, state)`; B, C `(batch, length, state)`;
     D, delta_bias `(dim,)`. `z`: `(batch, length, dim)`. Returns `(batch, length, dim)` in u's dtype and
-    `(lanes, batch, state, dim)` in fp32. `chunk_length`, a multiple of `SHORTEST_CHUNK`, is chosen by the card if not given.
+    `(lanes, batch, state, dim)` in fp32. `chunk_length`, a multiple of a tile's steps, is chosen by the card if not given.
     """
     tensors = (u, delta, A, B, C, D, delta_bias)
     save = torch.is_grad_enabled() and any(
