@@ -10,7 +10,8 @@ same bits.
 import torch
 from torch import Tensor
 
-from .triton_common import bit_mask, evenly_spaced, pair, sigmoid, tl, triton
+from .tensor_layout import evenly_spaced
+from .triton_common import bit_mask, pair, sigmoid, tl, triton
 
 
 ROWS = 16  # of a program's tile

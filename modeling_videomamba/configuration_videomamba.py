@@ -149,7 +149,7 @@ class VideoMambaConfig(PreTrainedConfig):
     normalize_alignment: bool = True
     alignment_loss: Literal["l2", "mse", "smooth_l1"] = "l2"
     initializer_range: float | int = 0.02
-    scan_implementation: Literal["auto", "triton", "mamba_ssm", "torch"] = "auto"
+    scan_implementation: Literal["auto", "triton", "mamba_ssm", "numba", "torch"] = "auto"
 
     def __post_init__(self, **kwargs):
         if self.time_step_rank == "auto":

@@ -133,11 +133,14 @@ class VideoMambaEmbeddings(nn.Module):
 
 
 class VideoMambaCausalConv1d(nn.Conv1d):
-    """Weights of a depthwise causal convolution over the tokens. The mixer runs those of both directions in one call."""
+    """A depthwise causal convolution over the tokens. It hands on its weights: the mixer runs both directions in one call."""
 
     def __init__(self, config: VideoMambaConfig):
         channels = config.intermediate_size
         super().__init__(channels, channels, config.conv_kernel, groups=channels, bias=config.use_conv_bias)
+
+    def forward(self) -> tuple[Tensor, Tensor | None]:
+        return self.weight[:, 0], self.bias  # (channels, width), (channels,)
 
 
 class VideoMambaTimeStepProjection(nn.Module):
@@ -204,7 +207,7 @@ class VideoMambaMixer(nn.Module):
     def _scan(self, x: Tensor, gate: Tensor, order: str) -> Tensor:
         scans = [self.forward_scan] * (order in self.forward_orders) + [self.backward_scan] * (order in self.backward_orders)
         reverse = [scan is self.backward_scan for scan in scans]
-        weights, biases = [scan.conv1d.weight[:, 0] for scan in scans], [scan.conv1d.bias for scan in scans]
+        weights, biases = (list(parameters) for parameters in zip(*(scan.conv1d() for scan in scans)))
         biases = [] if biases[0] is None else biases
         convolved = convolve_directions(x, weights, biases, reverse, self.scan_implementation)
         lanes = [scan(u) for scan, u in zip(scans, convolved)]

@@ -4,6 +4,7 @@
 |----------------|------------------------|-----------------------------------------|------------------------------|
 | `triton`       | NVIDIA (ROCm: untried) | nothing: PyTorch for CUDA brings Triton | in one kernel, no copies     |
 | `mamba_ssm`    | NVIDIA                 | mamba_ssm built with its CUDA extension | one by one, flipped copies   |
+| `numba`        | CPU                    | numba (`pip install ".[cpu]"`)          | in one walk, no copies       |
 | `torch`        | any device             | nothing                                 | one recurrence, no copies    |
 
 The implementation is chosen at every call, by the device of the tensors: a model moved to the CPU goes on working on a
@@ -26,7 +27,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-SCAN_IMPLEMENTATIONS = ("triton", "mamba_ssm", "torch")  # in the order in which "auto" prefers them
+SCAN_IMPLEMENTATIONS = ("triton", "mamba_ssm", "numba", "torch")  # in the order in which "auto" prefers them
 
 
 class ScanInputs(NamedTuple):
@@ -127,10 +128,11 @@ def _why_not(implementation: str, device_type: str, dtype: torch.dtype, state_si
     """Why an implementation cannot run on such tensors; `None` if it can."""
     if implementation == "torch":
         return None
-    if device_type != "cuda":
-        return f"it needs CUDA tensors, these are on {device_type}"
-    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"it takes fp32, fp16 and bf16, these are {dtype}"
+    needed = "cpu" if implementation == "numba" else "cuda"
+    if device_type != needed:
+        return f"it needs {needed.upper()} tensors, these are on {device_type}"
+    if dtype not in (torch.float32, torch.bfloat16) and (implementation == "numba" or dtype != torch.float16):
+        return f"it takes fp32, bf16 and on CUDA fp16, these are {dtype}"
     if implementation == "triton" and state_size > 32:
         return f"it takes up to 32 state numbers, here are {state_size}"
     return why_not_importable(implementation)
@@ -158,6 +160,9 @@ def _import(implementation: str) -> Kernels:
         check_device()
     elif implementation == "mamba_ssm":
         from .selective_scan_mamba_ssm import causal_conv1d, selective_scan_lanes
+    elif implementation == "numba":
+        from .causal_conv1d_torch import causal_conv1d
+        from .selective_scan_numba import selective_scan_lanes
     else:
         from .causal_conv1d_torch import causal_conv1d
         from .selective_scan_torch import selective_scan_lanes
@@ -165,8 +170,8 @@ def _import(implementation: str) -> Kernels:
 
 
 def find_implementations() -> None:
-    """Imports what can run here, now: torch.compile cannot look for it. Without a CUDA device that is PyTorch alone."""
-    for name in SCAN_IMPLEMENTATIONS if torch.cuda.is_available() else ("torch",):
+    """Imports what can run here, now: torch.compile cannot look for it."""
+    for name in SCAN_IMPLEMENTATIONS if torch.cuda.is_available() else ("numba", "torch"):
         _find(name)
 
 

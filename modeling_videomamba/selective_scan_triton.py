@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .selective_scan_kernels import gradients_kernel, join_kernel, outputs_kernel, summaries_kernel, tile_states_kernel
-from .triton_common import bit_mask, evenly_spaced, pair, triton
+from .tensor_layout import evenly_spaced
+from .triton_common import bit_mask, pair, triton
 
 
 # Tiles: steps, all in the registers of one thread, and channels of a program, four or two to a thread. Backward has more

@@ -1,6 +1,5 @@
 """What the Triton kernels of the scan and of the convolutions share."""
 
-import torch
 from torch import Tensor
 
 
@@ -23,12 +22,3 @@ def pair(lanes: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:
 
 def bit_mask(flags: list[bool]) -> int:
     return sum(flag << lane for lane, flag in enumerate(flags))
-
-
-def evenly_spaced(x: Tensor) -> Tensor:
-    """`x (batch, length, n)` such that all rows of all samples follow at one distance, copied only if they do not."""
-    batch, length, _ = x.shape
-    evenly = x.stride(2) == 1 and (batch == 1 or x.stride(0) == length * x.stride(1))
-    return (
-        x if evenly else x.clone(memory_format=torch.contiguous_format)
-    )  # which a length of 1 would keep `contiguous()` from

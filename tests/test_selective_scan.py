@@ -1,6 +1,7 @@
 """The operator: every implementation against the fp64 oracle and the reference's tensors, forward and backward."""
 
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,7 @@ from modeling_videomamba.selective_scan_torch import STEPS_PER_CHUNK, selective_
 from .conftest import golden, small_config
 
 
+torch_scan = partial(selective_scan, implementation="torch")
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 
 
@@ -75,7 +77,7 @@ class TestTorchAgainstTheOracle:
         inputs = scan_inputs(length=length)
         upstream = torch.randn(2, 6, length, dtype=torch.float64)
         expected, expected_grads = gradients(selective_scan_reference, inputs, upstream, reverse=reverse)
-        out, grads = gradients(selective_scan, inputs, upstream, reverse=reverse)
+        out, grads = gradients(torch_scan, inputs, upstream, reverse=reverse)
         assert_same(out, expected, 1e-12)
         for name in NAMES:
             assert_same(grads[name], expected_grads[name], 1e-12)
@@ -85,13 +87,13 @@ class TestTorchAgainstTheOracle:
         inputs = scan_inputs(dtype=dtype, length=300)
         upstream = torch.randn(2, 6, 300, dtype=torch.float64)
         expected, expected_grads = gradients(selective_scan_reference, inputs, upstream)
-        out, grads = gradients(selective_scan, inputs, upstream)
+        out, grads = gradients(torch_scan, inputs, upstream)
         assert out.dtype == dtype
         assert_same(out, expected, relative)
         for name in NAMES:
             assert grads[name].dtype == inputs[name].dtype
             assert_same(grads[name], expected_grads[name], relative)
-        _, last_state = selective_scan(**inputs, delta_softplus=True, return_last_state=True)
+        _, last_state = torch_scan(**inputs, delta_softplus=True, return_last_state=True)
         assert last_state.dtype == torch.float32
 
     def test_two_directions_at_once_are_the_sum_of_two_scans(self):
@@ -108,14 +110,14 @@ class TestTorchAgainstTheOracle:
     def test_without_the_optional_inputs(self):
         inputs = scan_inputs() | {"D": None, "z": None, "delta_bias": None}
         inputs["delta"] = inputs["delta"].abs()
-        assert_same(selective_scan(**inputs), selective_scan_reference(**inputs), 1e-12)
+        assert_same(torch_scan(**inputs), selective_scan_reference(**inputs), 1e-12)
 
     @pytest.mark.parametrize("large", [30.0, 1e4])
     def test_large_delta_does_not_overflow(self, large):
         inputs = scan_inputs(dtype=torch.float32)
         inputs["delta"] = inputs["delta"] * large
         inputs["A"] = inputs["A"] * 100
-        out, grads = gradients(selective_scan, inputs, torch.ones(2, 6, 77))
+        out, grads = gradients(torch_scan, inputs, torch.ones(2, 6, 77))
         assert_same(out, selective_scan_reference(**inputs, delta_softplus=True), 1e-5)
         assert all(torch.isfinite(grad).all() for grad in grads.values())
 
@@ -123,19 +125,17 @@ class TestTorchAgainstTheOracle:
         inputs = scan_inputs(dtype=torch.float32)
         inputs["delta_bias"] = torch.full((6,), -12.0)  # softplus: 6e-6
         inputs |= {"D": None, "z": None}
-        assert_same(
-            selective_scan(**inputs, delta_softplus=True), selective_scan_reference(**inputs, delta_softplus=True), 1e-5
-        )
+        assert_same(torch_scan(**inputs, delta_softplus=True), selective_scan_reference(**inputs, delta_softplus=True), 1e-5)
 
     def test_autocast_leaves_the_recurrence_in_fp32(self):
         inputs = scan_inputs(dtype=torch.float32)
-        plain = selective_scan(**inputs, delta_softplus=True)
+        plain = torch_scan(**inputs, delta_softplus=True)
         with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(selective_scan(**inputs, delta_softplus=True), plain)
+            assert torch.equal(torch_scan(**inputs, delta_softplus=True), plain)
 
     def test_no_gradient_flows_from_the_last_state(self):
         inputs = {name: tensor.requires_grad_() for name, tensor in scan_inputs().items()}
-        _, last_state = selective_scan(**inputs, return_last_state=True)
+        _, last_state = torch_scan(**inputs, return_last_state=True)
         assert not last_state.requires_grad
 
     @pytest.mark.parametrize("lanes", [1, 2])
@@ -217,7 +217,13 @@ class TestMambaSsm:
 
 
 class TestChoice:
-    def test_cpu_tensors_take_torch_whatever_is_installed(self):
+    def test_cpu_tensors_take_numba_then_torch(self, monkeypatch):
+        found = {name: scan_implementations._find("torch") for name in SCAN_IMPLEMENTATIONS}
+        monkeypatch.setattr(scan_implementations, "_FOUND", found)
+        assert choose_scan_implementation("auto", "cpu", torch.bfloat16) == "numba"
+        assert choose_scan_implementation("auto", "cpu", torch.float64) == "torch"
+        assert choose_scan_implementation("auto", "cpu", torch.float16) == "torch"
+        found["numba"] = "ModuleNotFoundError: No module named 'numba'"
         assert choose_scan_implementation("auto", "cpu") == "torch"
 
     def test_cuda_tensors_take_triton_then_mamba_ssm(self, monkeypatch):
@@ -231,7 +237,7 @@ class TestChoice:
         assert choose_scan_implementation("auto", "cuda", torch.bfloat16) == "torch"
         assert scan_report("cuda") == (
             "selective scan on cuda: torch (not triton: ImportError: No module named 'triton'; "
-            "mamba_ssm: ImportError: No module named 'mamba_ssm')"
+            "mamba_ssm: ImportError: No module named 'mamba_ssm'; numba: it needs CPU tensors, these are on cuda)"
         )
 
     def test_fp64_takes_torch_on_cuda_too(self, monkeypatch):
@@ -255,14 +261,15 @@ class TestChoice:
 
     def test_report_says_what_runs_and_why_not_the_others(self):
         reason = "it needs CUDA tensors, these are on cpu"
-        assert scan_report("cpu") == f"selective scan on cpu: torch (not triton: {reason}; mamba_ssm: {reason})"
+        chosen = choose_scan_implementation("auto", "cpu")
+        assert scan_report("cpu").startswith(f"selective scan on cpu: {chosen} (not triton: {reason}; mamba_ssm: {reason}")
 
     def test_from_pretrained_forces_one(self, tmp_path):
         VideoMambaModel(small_config()).save_pretrained(tmp_path)
         clip = torch.zeros(1, 4, 3, 32, 32)
         expected = VideoMambaModel.from_pretrained(tmp_path)(clip).pooler_output
         forced = VideoMambaModel.from_pretrained(tmp_path, scan_implementation="torch")
-        assert torch.equal(forced(clip).pooler_output, expected)
+        assert_same(forced(clip).pooler_output, expected, 1e-5)
         with pytest.raises(RuntimeError, match="'mamba_ssm' cannot run: it needs CUDA tensors"):
             VideoMambaModel.from_pretrained(tmp_path, scan_implementation="mamba_ssm")(clip)
         with pytest.raises(Exception, match="'scan_implementation' expected one of .* got cudnn"):
@@ -282,7 +289,7 @@ class TestChoice:
             selective_scan(**scan_inputs(), implementation="mamba_ssm")
 
     def test_unknown_implementation_is_named_beside_the_known_ones(self):
-        with pytest.raises(ValueError, match="'cudnn'.*auto, triton, mamba_ssm, torch"):
+        with pytest.raises(ValueError, match="'cudnn'.*auto, triton, mamba_ssm, numba, torch"):
             selective_scan(**scan_inputs(), implementation="cudnn")
 
 

@@ -1,0 +1,207 @@
+"""Sixteen fp32 numbers as one value in Numba functions, which LLVM turns into the widest registers that the processor has.
+
+Left to itself, Numba's compiler does not vectorize a recurrence well. A `float32x16` knows `+ - * /`, and the functions below.
+"""
+
+import operator
+
+import numpy as np
+
+
+try:  # in a try block, since transformers would ask all users of a saved model to install what is imported outside of one
+    from llvmlite import ir
+    from numba import njit, types
+    from numba.core import cgutils
+    from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+    from numba.extending import intrinsic, lower_builtin, models, register_model
+except ImportError:
+    raise
+
+
+WIDTH = 16
+FLOATS, INTEGERS = ir.VectorType(ir.FloatType(), WIDTH), ir.VectorType(ir.IntType(32), WIDTH)
+SHORTS = ir.VectorType(ir.IntType(16), WIDTH)
+
+
+class _VectorType(types.Type):
+    def __init__(self):
+        super().__init__(name="float32x16")
+
+
+float32x16 = _VectorType()
+
+
+@register_model(_VectorType)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, numba_type):
+        super().__init__(manager, numba_type, FLOATS)
+
+
+def _define_operator(python_operator, instruction: str) -> None:
+    infer_global(python_operator)(
+        type(instruction, (ConcreteTemplate,), {"cases": [signature(float32x16, float32x16, float32x16)]})
+    )
+
+    @lower_builtin(python_operator, float32x16, float32x16)
+    def lower(context, builder, sig, args) -> ir.Value:
+        return getattr(builder, instruction)(*args, flags=("contract",))  # a product and a sum may become one instruction
+
+
+for _operator, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _define_operator(_operator, _instruction)
+
+
+def _constant(number: float, numbers: ir.VectorType = FLOATS) -> ir.Constant:
+    return ir.Constant(numbers, [number] * WIDTH)
+
+
+def _splat(builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
+    one = builder.insert_element(ir.Constant(ir.VectorType(scalar.type, WIDTH), ir.Undefined), scalar, ir.IntType(32)(0))
+    return builder.shuffle_vector(one, one, _constant(0, INTEGERS))
+
+
+def _call(builder: ir.IRBuilder, name: str, arguments: list[ir.Value], result: ir.Type = FLOATS) -> ir.Value:
+    function_type = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), arguments)
+
+
+@intrinsic
+def pointer(typing, array):
+    """To the first number of a flat contiguous array, fp32, or bf16 as uint16. Keep the array alive while it is in use.
+
+    Arrays themselves are counted whenever they are handed on, and a call of the counter clears all vector registers.
+    """
+
+    def code(context, builder, sig, args) -> ir.Value:
+        return context.make_array(sig.args[0])(context, builder, args[0]).data
+
+    return types.CPointer(array.dtype)(array), code
+
+
+def _vector_at(builder, first, index, vector: ir.VectorType) -> ir.Value:
+    return builder.bitcast(builder.gep(first, [index]), vector.as_pointer())
+
+
+@intrinsic
+def splat(typing, number):
+    def code(context, builder, sig, args) -> ir.Value:
+        return _splat(builder, args[0])
+
+    return float32x16(types.float32), code
+
+
+@intrinsic
+def broadcast(typing, first, index):
+    """The fp32 number at an index, sixteen times."""
+
+    def code(context, builder, sig, args) -> ir.Value:
+        return _splat(builder, builder.load(builder.gep(args[0], [args[1]])))
+
+    return float32x16(first, types.int64), code
+
+
+@intrinsic
+def load(typing, first, index):
+    """Sixteen numbers from an index on."""
+
+    def code(context, builder, sig, args) -> ir.Value:
+        if sig.args[0].dtype == types.float32:
+            return builder.load(_vector_at(builder, *args, FLOATS), align=4)
+        bits = builder.load(_vector_at(builder, *args, SHORTS), align=2)
+        return builder.bitcast(builder.shl(builder.zext(bits, INTEGERS), _constant(16, INTEGERS)), FLOATS)
+
+    return float32x16(first, types.int64), code
+
+
+@intrinsic
+def store(typing, first, index, numbers):
+    """The reverse of `load`. To bf16 it rounds to the nearest, to even in the middle."""
+
+    def code(context, builder, sig, args) -> ir.Value:
+        first, index, numbers = args
+        if sig.args[0].dtype == types.float32:
+            builder.store(numbers, _vector_at(builder, first, index, FLOATS), align=4)
+            return context.get_dummy_value()
+        bits = builder.bitcast(numbers, INTEGERS)
+        odd = builder.and_(builder.lshr(bits, _constant(16, INTEGERS)), _constant(1, INTEGERS))
+        bits = builder.lshr(builder.add(builder.add(bits, _constant(0x7FFF, INTEGERS)), odd), _constant(16, INTEGERS))
+        builder.store(builder.trunc(bits, SHORTS), _vector_at(builder, first, index, SHORTS), align=2)
+        return context.get_dummy_value()
+
+    return types.none(first, types.int64, float32x16), code
+
+
+@intrinsic
+def absolute(typing, numbers):
+    def code(context, builder, sig, args) -> ir.Value:
+        return _call(builder, "llvm.fabs.v16f32", [args[0]])
+
+    return float32x16(float32x16), code
+
+
+@intrinsic
+def select_positive(typing, numbers, if_positive, otherwise):
+    def code(context, builder, sig, args) -> ir.Value:
+        return builder.select(builder.fcmp_unordered(">", args[0], _constant(0.0)), args[1], args[2])  # positive or NaN
+
+    return float32x16(float32x16, float32x16, float32x16), code
+
+
+@intrinsic
+def total(typing, numbers):
+    """The sum of the sixteen."""
+
+    def code(context, builder, sig, args) -> ir.Value:
+        name, zero = "llvm.vector.reduce.fadd.v16f32", ir.FloatType()(0.0)
+        function_type = ir.FunctionType(ir.FloatType(), [ir.FloatType(), FLOATS])
+        function = cgutils.get_or_insert_function(builder.module, function_type, name)
+        return builder.call(function, [zero, args[0]], fastmath=("reassoc",))
+
+    return types.float32(float32x16), code
+
+
+# Minimax polynomial of 2^f for f in [-1/2, 1/2] that is 1 at 0: relative error 1e-7
+_EXP2 = (1.0, 0.69314698, 0.24022242, 0.05550734, 0.00967151, 0.00132647)
+_ROUNDER = 1.5 * 2**23  # added to a number below 2^22, it leaves it rounded to an integer in the lowest bits
+
+
+@intrinsic
+def exp2(typing, numbers):
+    """2 to the power of each; at least 2^-126, wrong beyond 2^126. Relative error below 2e-7."""
+
+    def code(context, builder, sig, args) -> ir.Value:
+        x = builder.select(builder.fcmp_unordered(">", args[0], _constant(-126.0)), args[0], _constant(-126.0))  # keeps NaN
+        rounded = builder.fadd(x, _constant(_ROUNDER))
+        f = builder.fsub(x, builder.fsub(rounded, _constant(_ROUNDER)))
+        power = _constant(_EXP2[-1])
+        for coefficient in _EXP2[-2::-1]:
+            power = _call(builder, "llvm.fma.v16f32", [power, f, _constant(coefficient)])
+        exponent = builder.shl(builder.bitcast(rounded, INTEGERS), _constant(23, INTEGERS))
+        return builder.bitcast(builder.add(builder.bitcast(power, INTEGERS), exponent), FLOATS)
+
+    return float32x16(float32x16), code
+
+
+@njit
+def sigmoid(x):
+    e = exp2(absolute(x) * splat(np.float32(-1.4426950408889634)))
+    return select_positive(x, splat(np.float32(1)), e) / (splat(np.float32(1)) + e)
+
+
+# Minimax polynomial of log(1 + e) / e for e in [0, 1], relative error 3e-8
+_LOG1P = (0.99999997, -0.49999493, 0.33319097, -0.24842982, 0.19106006, -0.13663244, 0.078225934, -0.029505227, 0.0052326911)
+
+
+@njit
+def softplus(x):
+    """`max(x, 0) + log(1 + exp(-|x|))`, relative error below 3e-7, of small values too."""
+    e = exp2(absolute(x) * splat(np.float32(-1.4426950408889634)))
+    quotient = splat(np.float32(_LOG1P[8]))
+    for k in range(7, -1, -1):
+        quotient = quotient * e + splat(np.float32(_LOG1P[k]))
+    return select_positive(x, x, splat(np.float32(0))) + quotient * e

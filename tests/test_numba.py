@@ -1,0 +1,209 @@
+"""The Numba kernels of the CPU against the fp64 oracle."""
+
+import multiprocessing
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modeling_videomamba import VideoMambaModel, scan_implementations
+from modeling_videomamba.scan_implementations import ScanInputs, scan_directions, why_not_importable
+from modeling_videomamba.selective_scan import selective_scan, selective_scan_reference
+
+from .conftest import small_config
+
+
+pytestmark = pytest.mark.skipif(why_not_importable("numba") is not None, reason=f"{why_not_importable('numba')}")
+BOTH = [False, True]
+
+
+def scan_inputs(length, dim=40, state=5, batch=2, lanes=2, dtype=torch.float32):
+    """Two directions, or one, and a gate; numbers that bf16 has, in any dtype."""
+    generator = torch.Generator().manual_seed(length)
+
+    def normal(*shape, dtype=dtype):
+        return torch.randn(*shape, generator=generator).bfloat16().to(dtype)
+
+    def lane():
+        u, delta = normal(batch, length, dim), normal(batch, length, dim)
+        B, C = normal(batch, length, 2 * state).split(state, -1)
+        A, D, bias = (normal(*shape, dtype=torch.float32) for shape in ((dim, state), (dim,), (dim,)))
+        return ScanInputs(u, delta, -A.abs() - 0.1, B, C, D, bias)
+
+    return [lane() for _ in range(lanes)], normal(batch, length, 2 * dim).chunk(2, -1)[1]
+
+
+def oracle(lanes, reverse, gate):
+    y = 0
+    for lane, flag in zip(lanes, reverse):
+        tensors = lane._asdict()
+        tensors |= {name: tensors[name].mT for name in ("u", "delta", "B", "C")}
+        y = y + selective_scan_reference(**tensors, delta_softplus=True, reverse=flag).mT
+    return y if gate is None else y * F.silu(gate.double())
+
+
+def numba_scan(lanes, reverse, gate):
+    return scan_directions(lanes, reverse, gate, "numba")
+
+
+def with_gradients(scan, lanes, reverse, gate):
+    lanes = [ScanInputs(*(x.detach().requires_grad_() for x in lane)) for lane in lanes]
+    gate = None if gate is None else gate.detach().requires_grad_()
+    output = scan(lanes, reverse, gate)
+    upstream = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    leaves = [x for lane in lanes for x in lane] + [gate] * (gate is not None)
+    return output, torch.autograd.grad(output, leaves, upstream.to(output))
+
+
+def assert_same(actual, expected, relative):
+    """Within `relative` of the largest expected value."""
+    assert torch.isfinite(actual).all()
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=0, atol=relative * expected.abs().max().item())
+
+
+def check(lanes, gate, reverse=BOTH, relative=2e-6):
+    output, grads = with_gradients(numba_scan, lanes, reverse, gate)
+    expected, expected_grads = with_gradients(oracle, lanes, reverse, gate)
+    inputs = [x for lane in lanes for x in lane] + [gate]
+    assert output.dtype == lanes[0].u.dtype
+    assert_same(output, expected, relative)
+    for grad, right, x in zip(grads, expected_grads, inputs):
+        assert grad.dtype == x.dtype
+        assert_same(grad, right, relative)
+
+
+class TestAgainstTheOracle:
+    @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 15, 16, 17, 33])
+    def test_lengths(self, length):
+        check(*scan_inputs(length))
+
+    @pytest.mark.parametrize("dim", [1, 15, 16, 17, 300])
+    @pytest.mark.parametrize("state", [1, 16, 20])
+    def test_channels_and_states(self, dim, state):
+        check(*scan_inputs(18, dim, state, batch=1))
+
+    @pytest.mark.parametrize("reverse", [False, True])
+    def test_one_direction_without_a_gate(self, reverse):
+        lanes, _ = scan_inputs(21, lanes=1)
+        check(lanes, None, [reverse])
+
+    @pytest.mark.parametrize("threads", [1, 2, 3, 5])
+    @pytest.mark.parametrize("batch", [1, 4])
+    def test_threads(self, threads, batch):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            check(*scan_inputs(20, dim=80, batch=batch))
+        finally:
+            torch.set_num_threads(before)
+
+    def test_in_threads_of_python_where_openmp_is_another(self, monkeypatch):
+        from modeling_videomamba import selective_scan_numba
+
+        monkeypatch.setattr(selective_scan_numba, "_openmp", lambda: None)
+        before = torch.get_num_threads()
+        torch.set_num_threads(2)
+        try:
+            check(*scan_inputs(20))
+        finally:
+            torch.set_num_threads(before)
+
+    def test_bf16(self):
+        check(*scan_inputs(60, dtype=torch.bfloat16), relative=1e-2)
+
+    @pytest.mark.parametrize("reverse", [False, True])
+    @pytest.mark.parametrize("length", [1, 21])
+    def test_the_public_operator(self, length, reverse):
+        """Channels before time, no softplus: a delta as it is."""
+        [lane], gate = scan_inputs(length, lanes=1)
+        inputs = {name: x.mT if x.ndim == 3 else x for name, x in (lane._asdict() | {"z": gate}).items()}
+        inputs |= {name: inputs[name].abs() for name in ("delta", "delta_bias")}
+        kwargs = {"return_last_state": True, "reverse": reverse}
+        output, state = selective_scan(**inputs, **kwargs, implementation="numba")
+        expected, expected_state = selective_scan_reference(**inputs, **kwargs)
+        assert_same(output, expected, 2e-6)
+        assert_same(state, expected_state, 2e-6)
+
+    @pytest.mark.parametrize("large", [30.0, 1e4])
+    def test_large_delta_does_not_overflow(self, large):
+        lanes, gate = scan_inputs(21)
+        check([lane._replace(delta=lane.delta * large, A=lane.A * 100) for lane in lanes], gate, relative=1e-5)
+
+    def test_small_delta_keeps_its_relative_precision(self):
+        lanes, gate = scan_inputs(21)
+        lanes = [lane._replace(delta_bias=torch.full_like(lane.D, -12.0), D=torch.zeros_like(lane.D)) for lane in lanes]
+        check(lanes, gate, relative=1e-5)
+
+    def test_nothing_is_read_before_it_is_written(self):
+        """All memory that is handed out uninitialised holds NaN."""
+        torch.use_deterministic_algorithms(True)
+        try:
+            assert torch.empty(1).isnan()
+            check(*scan_inputs(21))
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    def test_nan_stays_nan(self):
+        lanes, gate = scan_inputs(9)
+        lanes[0].delta[0, 4] = float("nan")
+        assert numba_scan(lanes, BOTH, gate)[0, 4:].isnan().all()
+
+
+class TestOperator:
+    @pytest.mark.parametrize("gated", [True, False])
+    def test_is_well_formed(self, gated):
+        lanes, gate = scan_inputs(9, dim=20)
+        inputs = [[x.clone().requires_grad_() for x in tensors] for tensors in zip(*lanes)]
+        gate = gate.clone().requires_grad_() if gated else None
+        operator, backward = torch.ops.videomamba.selective_scan_numba, torch.ops.videomamba.selective_scan_numba_backward
+        torch.library.opcheck(operator.default, (*inputs, gate, BOTH, True, True))
+        inputs, gate = [[x.detach() for x in lane] for lane in inputs], None if gate is None else gate.detach()
+        output, _, y = operator(*inputs, gate, BOTH, True, True)
+        torch.library.opcheck(backward.default, (output, y, *inputs, gate, BOTH, True))
+
+    def test_an_empty_batch(self):
+        lanes, gate = scan_inputs(5, batch=0)
+        assert numba_scan(lanes, BOTH, gate).shape == (0, 5, 40)
+
+    def test_model_compiles_in_one_graph(self, pixel_values):
+        torch.manual_seed(0)
+        model = VideoMambaModel(small_config(scan_implementation="numba"))
+        expected = model(pixel_values).last_hidden_state
+        upstream = torch.randn_like(expected)
+        expected.backward(upstream)
+        grads = [parameter.grad.clone() for parameter in model.parameters()]
+        model.zero_grad()
+        output = torch.compile(model, fullgraph=True, backend="aot_eager")(pixel_values).last_hidden_state
+        output.backward(upstream)
+        assert_same(output, expected, 1e-6)
+        for parameter, grad in zip(model.parameters(), grads):
+            assert_same(parameter.grad, grad, 1e-5)
+
+    def test_autocast_leaves_the_recurrence_in_fp32(self):
+        lanes, gate = scan_inputs(9)
+        plain = numba_scan(lanes, BOTH, gate)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(numba_scan(lanes, BOTH, gate), plain)
+
+    def test_runs_in_a_forked_process(self):
+        lanes, gate = scan_inputs(9)
+        expected = numba_scan(lanes, BOTH, gate)
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            assert torch.equal(pool.apply(_scan_alone, (lanes, gate)), expected)
+
+    def test_compilation_is_announced_when_there_is_nothing_on_disk(self, monkeypatch, caplog, tmp_path):
+        from modeling_videomamba import selective_scan_numba
+
+        selective_scan_numba._announce_compilation.cache_clear()
+        monkeypatch.setattr(selective_scan_numba, "_cache_folder", lambda: tmp_path)
+        monkeypatch.setattr(selective_scan_numba.logger, "propagate", True)
+        numba_scan(*scan_inputs(3)[:1], BOTH, None)
+        assert "Compiling the selective scan for this CPU" in caplog.text
+
+    def test_is_what_auto_takes_on_a_cpu(self):
+        assert scan_implementations.choose_scan_implementation("auto", "cpu", torch.bfloat16) == "numba"
+
+
+def _scan_alone(lanes, gate):
+    torch.set_num_threads(1)
+    return numba_scan(lanes, BOTH, gate)
