@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from modeling_videomamba.scan_implementations import ScanInputs, scan_directions
 
 CONFIG = VideoMambaConfig.middle()
 REVERSE = [False, True]
+IMPLEMENTATIONS = ("numba", "torch")
 
 
 def scan_inputs(length: int, requires_grad: bool = False) -> list[ScanInputs]:
@@ -65,17 +67,18 @@ def matrix_products(length: int) -> Callable[[], None]:
     return run
 
 
-def scans(length: int) -> tuple[Callable[[], None], Callable[[], None]]:
+def scans(length: int, implementation: str) -> tuple[Callable[[], None], Callable[[], None]]:
     """Our scan of one block: forward alone, as in inference, and forward and backward."""
     inference, training = scan_inputs(length), scan_inputs(length, requires_grad=True)
     upstream = torch.randn(1, length, CONFIG.intermediate_size)
 
     def forward() -> None:
         with torch.inference_mode():
-            scan_directions(inference, REVERSE)
+            scan_directions(inference, REVERSE, implementation=implementation)
 
     def forward_and_backward() -> None:
-        torch.autograd.grad(scan_directions(training, REVERSE), [x for lane in training for x in lane], upstream)
+        y = scan_directions(training, REVERSE, implementation=implementation)
+        torch.autograd.grad(y, [x for lane in training for x in lane], upstream)
 
     return forward, forward_and_backward
 
@@ -97,29 +100,26 @@ def transformers_scan(directions: list[ScanInputs]) -> Tensor:
 def measure(length: int, repeats: int, peer_up_to: int) -> list[str]:
     """The row of one length."""
     torch.manual_seed(0)
-    forward, forward_and_backward = scans(length)
-    runs = {"products": matrix_products(length), "forward": forward, "training": forward_and_backward}
+    runs = {"products": matrix_products(length)}
+    for name in IMPLEMENTATIONS:
+        runs[f"{name} forward"], runs[f"{name} training"] = scans(length, name)
     median = medians(runs, repeats)
+    row = [f"{length}", f"{median['products'] * 1e3:.0f}"]
+    for name in IMPLEMENTATIONS:
+        forward, training = median[f"{name} forward"], median[f"{name} training"]
+        row += [f"{forward / median['products']:.2f}", f"{training / forward:.2f}"]
+        row += [f"{extra_memory(runs[f'{name} {mode}']):.0f}" for mode in ("forward", "training")]
     peer, difference = "–", "–"
     if length <= peer_up_to and hasattr(modeling_mamba, "mamba_selective_scan"):
         directions = scan_inputs(length)
         with torch.inference_mode():
-            pair = medians(
-                {"theirs": lambda: transformers_scan(directions), "ours": lambda: scan_directions(directions, REVERSE)},
-                repeats=3,
+            theirs, ours = (
+                partial(scan, directions) for scan in (transformers_scan, partial(scan_directions, reverse=REVERSE))
             )
-            difference = f"{(transformers_scan(directions) - scan_directions(directions, REVERSE)).abs().max():.1e}"
-        peer = f"{pair['theirs'] / pair['ours']:.1f}"
-    return [
-        f"{length}",
-        f"{median['products'] * 1e3:.0f}",
-        f"{median['forward'] * 1e3:.0f}",
-        f"{median['forward'] / median['products']:.2f}",
-        f"{median['training'] / median['forward']:.2f}",
-        peer,
-        difference,
-        *(f"{extra_memory(run):.0f}" for run in (forward, forward_and_backward)),
-    ]
+            pair = medians({"theirs": theirs, "ours": ours}, repeats=3)
+            difference = f"{(theirs() - ours()).abs().max():.1e}"
+        peer = f"{pair['theirs'] / pair['ours']:.0f}"
+    return [*row, peer, difference]
 
 
 def main() -> None:
@@ -129,11 +129,11 @@ def main() -> None:
     parser.add_argument("--peer-up-to", type=int, default=3137, help="longest length for transformers' scan, which is slow")
     parser.add_argument("--output", type=Path, default=RESULTS / "scan_cpu.md")
     args = parser.parse_args()
-    lines = [
-        "| length | products, ms | scan, ms | scan / products | fwd + bwd / fwd | transformers' scan / ours | difference "
-        "| extra MiB fwd | extra MiB fwd + bwd |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    columns = ["length", "products, ms"]
+    for name in IMPLEMENTATIONS:
+        columns += [f"{name} / products", "fwd + bwd / fwd", "extra MiB fwd", "fwd + bwd"]
+    columns += ["transformers' scan / numba", "difference"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     print(provenance(), *lines, sep="\n")
     for length in args.lengths:
         with multiprocessing.get_context("spawn").Pool(1) as process:

@@ -140,7 +140,7 @@ class VideoMambaCausalConv1d(nn.Conv1d):
         super().__init__(channels, channels, config.conv_kernel, groups=channels, bias=config.use_conv_bias)
 
     def forward(self) -> tuple[Tensor, Tensor | None]:
-        return self.weight[:, 0], self.bias  # (channels, width), (channels,)
+        return self.weight, self.bias  # (channels, 1, width), (channels,)
 
 
 class VideoMambaTimeStepProjection(nn.Module):
@@ -208,7 +208,7 @@ class VideoMambaMixer(nn.Module):
         scans = [self.forward_scan] * (order in self.forward_orders) + [self.backward_scan] * (order in self.backward_orders)
         reverse = [scan is self.backward_scan for scan in scans]
         weights, biases = (list(parameters) for parameters in zip(*(scan.conv1d() for scan in scans)))
-        biases = [] if biases[0] is None else biases
+        weights, biases = [weight[:, 0] for weight in weights], [] if biases[0] is None else biases
         convolved = convolve_directions(x, weights, biases, reverse, self.scan_implementation)
         lanes = [scan(u) for scan, u in zip(scans, convolved)]
         return scan_directions(lanes, reverse, gate, self.scan_implementation)
