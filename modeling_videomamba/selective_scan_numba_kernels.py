@@ -12,8 +12,8 @@ import numpy as np
 from .numba_vectors import WIDTH, broadcast, exp2, load, njit, pointer, sigmoid, softplus, splat, store, total
 
 
-CHUNK = 16  # steps; in backward their states and decays, 2 * 16 * 16 * 16 numbers, stay in the first cache
-GROUP = 8  # blocks of channels whose contributions to dB and dC are added as vectors, before the sum over a vector
+CHUNK = 4  # steps, a multiple of 4; in backward their states and decays stay in the first cache
+GROUP = 36  # blocks of channels that backward takes together: rows are read in long pieces, dB and dC added as vectors first
 LOG2_E = np.float32(1.4426950408889634)
 
 
@@ -155,6 +155,12 @@ def _row(sample, length, step, reverse):
 
 
 @njit(nogil=True, cache=True)
+def _drive(u, delta, row, channel, strides, bias, delta_softplus):
+    _, dt = _time_step(delta, row * strides[1] + channel, bias, delta_softplus)
+    return dt, dt * load(u, row * strides[0] + channel)
+
+
+@njit(nogil=True, cache=True)
 def _differentiate(inputs, maps_and_skip, shared, local, sums, dB, dC, sizes, flags, group, blocks, scratch):
     u, delta, A, B, bias = inputs
     C, D = maps_and_skip
@@ -165,7 +171,7 @@ def _differentiate(inputs, maps_and_skip, shared, local, sums, dB, dC, sizes, fl
     u_stride, delta_stride, gate_stride = strides
     reverse, delta_softplus, gated, with_dgate = flags
     size = state * WIDTH
-    chunks = (length + CHUNK - 1) // CHUNK
+    chunks, way = (length + CHUNK - 1) // CHUNK, -1 if reverse else 1
     zero, one, log_2 = splat(np.float32(0)), splat(np.float32(1)), splat(np.float32(1) / LOG2_E)
 
     starts, hidden, decay, carry = pointer(scratch[0]), pointer(scratch[1]), pointer(scratch[2]), pointer(scratch[3])
@@ -186,13 +192,19 @@ def _differentiate(inputs, maps_and_skip, shared, local, sums, dB, dC, sizes, fl
             own, following = (chunk * blocks + block) * size, ((chunk + 1) * blocks + block) * size
             for n in range(state):
                 store(starts, following + n * WIDTH, load(starts, own + n * WIDTH))
-            for i in range(CHUNK):
-                row = _row(sample, length, chunk * CHUNK + i, reverse)
-                _, dt = _time_step(delta, row * delta_stride + channel, b, delta_softplus)
-                drive = dt * load(u, row * u_stride + channel)
+            for step in range(chunk * CHUNK, (chunk + 1) * CHUNK, 4):
+                row = _row(sample, length, step, reverse)
+                row1, row2, row3 = row + way, row + 2 * way, row + 3 * way
+                dt, drive = _drive(u, delta, row, channel, strides, b, delta_softplus)
+                dt1, drive1 = _drive(u, delta, row1, channel, strides, b, delta_softplus)
+                dt2, drive2 = _drive(u, delta, row2, channel, strides, b, delta_softplus)
+                dt3, drive3 = _drive(u, delta, row3, channel, strides, b, delta_softplus)
                 for n in range(state):
-                    h = load(starts, following + n * WIDTH)
-                    h = exp2(dt * load(A, at + n * WIDTH)) * h + drive * broadcast(B, row * state + n)
+                    a, h = load(A, at + n * WIDTH), load(starts, following + n * WIDTH)
+                    h = exp2(dt * a) * h + drive * broadcast(B, row * state + n)
+                    h = exp2(dt1 * a) * h + drive1 * broadcast(B, row1 * state + n)
+                    h = exp2(dt2 * a) * h + drive2 * broadcast(B, row2 * state + n)
+                    h = exp2(dt3 * a) * h + drive3 * broadcast(B, row3 * state + n)
                     store(starts, following + n * WIDTH, h)
 
     for chunk in range(chunks - 1, -1, -1):
