@@ -23,7 +23,7 @@ from triton.compiler import ASTSource
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from benchmarks.common import RESULTS, provenance
-from modeling_videomamba import causal_conv1d_triton, selective_scan_kernels, selective_scan_triton
+from modeling_videomamba import causal_conv1d_triton, selective_scan_triton, selective_scan_triton_kernels
 
 
 BINARIES = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -45,12 +45,12 @@ CONVOLUTION = {
     "CHANNELS": causal_conv1d_triton.CHANNELS,
 }
 KERNELS = {  # name: kernel, its constants, warps, exponentials of the recurrence in the innermost loop, for one thread
-    "summaries": (selective_scan_kernels.summaries_kernel, FORWARD | {"ADJOINT": 0}, 1, 256),
-    "summaries of adjoints": (selective_scan_kernels.summaries_kernel, FORWARD | {"ADJOINT": 1}, 1, 256),
-    "join": (selective_scan_kernels.join_kernel, FORWARD, 1, 16),
-    "outputs": (selective_scan_kernels.outputs_kernel, FORWARD, 1, 256),
-    "tile states": (selective_scan_kernels.tile_states_kernel, BACKWARD, 1, 256),
-    "gradients": (selective_scan_kernels.gradients_kernel, BACKWARD, 1, 16),
+    "summaries": (selective_scan_triton_kernels.summaries_kernel, FORWARD | {"ADJOINT": 0}, 1, 256),
+    "summaries of adjoints": (selective_scan_triton_kernels.summaries_kernel, FORWARD | {"ADJOINT": 1}, 1, 256),
+    "join": (selective_scan_triton_kernels.join_kernel, FORWARD, 1, 16),
+    "outputs": (selective_scan_triton_kernels.outputs_kernel, FORWARD, 1, 256),
+    "tile states": (selective_scan_triton_kernels.tile_states_kernel, BACKWARD, 1, 256),
+    "gradients": (selective_scan_triton_kernels.gradients_kernel, BACKWARD, 1, 16),
     "convolutions": (causal_conv1d_triton._forward_kernel, CONVOLUTION, 4, None),
     "convolutions backward": (causal_conv1d_triton._backward_kernel, CONVOLUTION, 4, None),
 }

@@ -1,11 +1,11 @@
-"""The selective scan in Triton, as a custom operator; its kernels, in `selective_scan_kernels.py`, compile at first use."""
+"""The selective scan in Triton, as a custom operator; `selective_scan_triton_kernels.py` has what is compiled at first use."""
 
 import os
 
 import torch
 from torch import Tensor
 
-from .selective_scan_kernels import gradients_kernel, join_kernel, outputs_kernel, summaries_kernel, tile_states_kernel
+from .selective_scan_triton_kernels import gradients_kernel, join_kernel, outputs_kernel, summaries_kernel, tile_states_kernel
 from .tensor_layout import evenly_spaced
 from .triton_common import bit_mask, pair, triton
 
