@@ -62,15 +62,22 @@ def _shares(batch: int, blocks: int) -> int:
     return max(1, min(blocks, -(-torch.get_num_threads() // max(1, batch))))
 
 
-def _in_threads(work: Callable[[int, int, int, int], object], batch: int, blocks: int) -> None:
+_COMPILED: set[tuple] = set()
+
+
+def _in_threads(work: Callable[[int, int, int, int], object], batch: int, blocks: int, signature: tuple) -> None:
     """Calls `work(share, sample, first block, last block)` for all channels of all samples.
 
     In PyTorch's own threads where they can be had: after one of its operators these go on spinning for milliseconds, waiting
-    for the next, and would take the processors away from others.
+    for the next, and would take the processors away from others. What has not run yet with inputs of this `signature` is
+    compiled first, in the thread that calls, for others may have too small a stack.
     """
     threads, shares = torch.get_num_threads(), _shares(batch, blocks)
     bounds = [share * blocks // shares for share in range(shares + 1)]
     tasks = iter([(share, sample, *bounds[share : share + 2]) for sample in range(batch) for share in range(shares)])
+    if signature not in _COMPILED and (task := next(tasks, None)) is not None:
+        work(*task)
+        _COMPILED.add(signature)
     errors = []
 
     def share(_: object = None) -> None:
@@ -139,7 +146,7 @@ class _Scan:
             scratch = _flat(self.new((last_block - first_block) * self.state * WIDTH))
             outputs(sample, first_block, last_block, scratch, *self.inputs, self.gate, *results, *self.sizes, save)
 
-        _in_threads(work, self.batch, self.dim // WIDTH)
+        _in_threads(work, self.batch, self.dim // WIDTH, ("outputs", lanes, self.dtype, gated))
         return output[..., : self.channels], from_blocks(last_states)[..., : self.channels], y
 
     def backward(self, grad: Tensor, y: Tensor) -> tuple[Tensor | None, ...]:
@@ -163,7 +170,7 @@ class _Scan:
                 du_, ddelta_, dgate_, dA_, *own, dD_, dbias_, *self.sizes,
             )  # fmt: skip
 
-        _in_threads(work, self.batch, blocks)
+        _in_threads(work, self.batch, blocks, ("gradients", lanes, self.dtype, gated))
         dA = from_blocks(dA.sum(1)).transpose(1, 2)  # (lanes, dim, state)
         cut = slice(self.channels)
         dgate = dgate[..., cut] if gated else None
