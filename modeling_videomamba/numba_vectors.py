@@ -14,8 +14,8 @@ try:  # in a try block, since transformers would ask all users of a saved model 
     from numba.core import cgutils
     from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
     from numba.extending import intrinsic, lower_builtin, models, register_model
-except ImportError:
-    raise
+except ImportError as error:
+    raise ImportError(f"{error}; `pip install numba`") from error
 
 
 WIDTH = 16
