@@ -117,7 +117,8 @@ class _Scan:
         u, delta = ([self.pad(x.to(self.dtype)) for x in lanes] for lanes in (u, delta))
         z = None if z is None else self.pad(z.to(self.dtype))
         self.A = [in_blocks(self.pad(a.float().t() * float(LOG2_E))) for a in A]
-        D, delta_bias = ([self.pad(x.float()).contiguous() for x in lanes] for lanes in (D, delta_bias))
+        # Copies: a parameter whose memory NumPy has seen cannot be freed any more, as sharded training does between layers.
+        D, delta_bias = ([self.pad(x.float()).clone() for x in lanes] for lanes in (D, delta_bias))
         B, C = ([x.float().contiguous() for x in lanes] for lanes in (B, C))
         if len({x.stride(1) for x in u}) > 1 or len({x.stride(1) for x in delta}) > 1:
             u, delta = [x.contiguous() for x in u], [x.contiguous() for x in delta]

@@ -97,7 +97,9 @@ def check(inputs, reverse, relative=2e-6, **kwargs):
 
 
 class TestScan:
-    @pytest.mark.parametrize("length", [1, 7, 8, 9, 15, 16, 17, 23, 24, 25])
+    @pytest.mark.parametrize(
+        "length", [1, 7, 8, 9, 17, *(pytest.param(n, marks=pytest.mark.slow) for n in (15, 16, 23, 24, 25))]
+    )
     def test_chunks_of_eight_steps(self, length):
         check(scan_inputs(length), BOTH, chunk_length=8)
 
