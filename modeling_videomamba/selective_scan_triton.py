@@ -45,7 +45,7 @@ class _Scan:
         self.A, self.D, self.bias = (pair([x.float().contiguous() for x in lanes]) for lanes in (A, D, delta_bias))
         self.B, self.C = (pair([evenly_spaced(x) for x in lanes]) for lanes in (B, C))
         if len({x.stride(1) for x in (*self.B, *self.C)}) > 1:
-            self.B, self.C = (tuple(x.contiguous() for x in pair) for pair in (self.B, self.C))
+            self.B, self.C = (pair([x.contiguous() for x in maps]) for maps in (self.B, self.C))
         self.z = None if z is None else evenly_spaced(z)
         self.chunk_length = chunk_length or _chunk_length(self.batch, self.length, self.dim, self.device)
         if self.chunk_length % max(FORWARD["STEPS"], BACKWARD["STEPS"]):

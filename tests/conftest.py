@@ -33,6 +33,12 @@ def golden(case: str) -> SimpleNamespace:
     )
 
 
+def assert_same(actual: torch.Tensor, expected: torch.Tensor, relative: float) -> None:
+    """Within `relative` of the largest expected value."""
+    assert torch.isfinite(actual).all()
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=0, atol=relative * expected.abs().max().item())
+
+
 def as_video(pixels: torch.Tensor) -> torch.Tensor:
     """The reference takes `(batch, channels, frames, height, width)`."""
     return pixels.transpose(1, 2)

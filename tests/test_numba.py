@@ -10,7 +10,7 @@ from modeling_videomamba import VideoMambaModel, scan_implementations
 from modeling_videomamba.scan_implementations import ScanInputs, scan_directions, why_not_importable
 from modeling_videomamba.selective_scan import selective_scan, selective_scan_reference
 
-from .conftest import small_config
+from .conftest import assert_same, small_config
 
 
 pytestmark = pytest.mark.skipif(why_not_importable("numba") is not None, reason=f"{why_not_importable('numba')}")
@@ -53,12 +53,6 @@ def with_gradients(scan, lanes, reverse, gate):
     upstream = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).bfloat16()
     leaves = [x for lane in lanes for x in lane] + [gate] * (gate is not None)
     return output, torch.autograd.grad(output, leaves, upstream.to(output))
-
-
-def assert_same(actual, expected, relative):
-    """Within `relative` of the largest expected value."""
-    assert torch.isfinite(actual).all()
-    torch.testing.assert_close(actual.double(), expected.double(), rtol=0, atol=relative * expected.abs().max().item())
 
 
 def check(lanes, gate, reverse=BOTH, relative=2e-6):

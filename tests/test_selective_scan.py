@@ -18,7 +18,7 @@ from modeling_videomamba.scan_implementations import (
 from modeling_videomamba.selective_scan import selective_scan_reference
 from modeling_videomamba.selective_scan_torch import STEPS_PER_CHUNK, selective_scan_lanes
 
-from .conftest import golden, small_config
+from .conftest import assert_same, golden, small_config
 
 
 torch_scan = partial(selective_scan, implementation="torch")
@@ -48,12 +48,6 @@ def gradients(scan, inputs, upstream, **kwargs):
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in inputs.items()}
     out = scan(**leaves, delta_softplus=True, **kwargs)
     return out, dict(zip(leaves, torch.autograd.grad(out, leaves.values(), upstream.to(out.dtype))))
-
-
-def assert_same(actual, expected, relative):
-    """Within `relative` of the largest expected value."""
-    assert torch.isfinite(actual).all()
-    torch.testing.assert_close(actual.double(), expected.double(), rtol=0, atol=relative * expected.abs().max().item())
 
 
 class TestAgainstTheReference:

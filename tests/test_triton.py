@@ -13,7 +13,7 @@ from modeling_videomamba.causal_conv1d_torch import causal_conv1d as causal_conv
 from modeling_videomamba.scan_implementations import why_not_importable
 from modeling_videomamba.selective_scan import selective_scan, selective_scan_reference
 
-from .conftest import small_config
+from .conftest import assert_same, small_config
 from .training_runs import ROOT
 
 
@@ -76,12 +76,6 @@ def with_gradients(scan, inputs, *args):
     upstream = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).bfloat16()
     grads = torch.autograd.grad(output, leaves.values(), upstream.to(output))
     return output, states, dict(zip(leaves, grads))
-
-
-def assert_same(actual, expected, relative):
-    """Within `relative` of the largest expected value."""
-    assert torch.isfinite(actual).all()
-    torch.testing.assert_close(actual.double(), expected.double(), rtol=0, atol=relative * expected.abs().max().item())
 
 
 def check(inputs, reverse, relative=2e-6, **kwargs):
