@@ -9,12 +9,14 @@ All arrays are flat. Row r is step t of sample s, `r = s * length + t`; what bel
 
 import numpy as np
 
-from .numba_vectors import WIDTH, broadcast, exp2, load, njit, pointer, sigmoid, softplus, splat, store, total
+from .numba_vectors import WIDTH, broadcast, exp2_product, load, minimum, njit, pointer, sigmoid, softplus, splat, store, total
 
 
-CHUNK = 4  # steps, a multiple of 4; in backward their states and decays stay in the first cache
+SPAN = 32  # steps; forward keeps the state before each span for backward
+CHUNK = 4  # steps of a span that are taken at once, for their states stay in registers
 GROUP = 36  # blocks of channels that backward takes together: rows are read in long pieces, dB and dC added as vectors first
 LOG2_E = np.float32(1.4426950408889634)
+LONGEST_STEP, FASTEST_DECAY = np.float32(2**40), -(2**25)  # bounds of delta and A in exponentials, whose argument has one, too
 
 
 @njit(nogil=True, cache=True)
@@ -24,47 +26,42 @@ def _time_step(delta, index, bias, delta_softplus):
 
 
 @njit(nogil=True, cache=True)
-def _output_gradient(grad, gate, row, dim, gate_stride, channel, gated):
-    dy = load(grad, row * dim + channel)
-    if gated:
-        z = load(gate, row * gate_stride + channel)
-        dy = dy * z * sigmoid(z)
-    return dy
-
-
-@njit(nogil=True, cache=True)
 def _advance(h, dt, drive, sum_, a, b, c):
     """One step of one state number: the state after it, and the output with its part added."""
-    h = exp2(dt * a) * h + drive * b
+    h = exp2_product(dt, a) * h + drive * b
     return h, sum_ + h * c
 
 
 @njit(nogil=True, cache=True)
 def outputs(
-    sample, first_block, last_block, scratch, u, delta, A, B, C, D, bias, gate, y, output, last_states,
-    length, dim, state, strides, reverse, delta_softplus, gated, save,
+    sample, first_block, last_block, u, delta, A, B, C, D, bias, gate, y, output, states, saved,
+    length, dim, state, strides, reverse, delta_softplus, gated, save, add,
 ):  # fmt: skip
-    """Sum of the lanes' outputs, before the gate (`y`, if it is to be saved) and after it, and their last states.
+    """Sum of the lanes' outputs, before the gate (`y`, if it is to be saved) and after it, in `output`.
 
-    Four steps at once, so that a state number is loaded and stored once for the four. `scratch`: one state of these blocks.
+    `states` are those before the first step and become those after the last one. `saved`: those before each span, if they are
+    to be saved. `add`: whether the sum starts from what `output` holds.
+
+    Four steps at once, so that a state number is loaded and stored once for the four.
     """
     gate_, y_, output_ = pointer(gate), pointer(y), pointer(output)
     sums = y_ if save and gated else output_
+    spans = (length + SPAN - 1) // SPAN
     for lane in range(len(u)):
         u_, delta_, A_, B_ = pointer(u[lane]), pointer(delta[lane]), pointer(A[lane]), pointer(B[lane])
         C_, D_, bias_ = pointer(C[lane]), pointer(D[lane]), pointer(bias[lane])
-        gated_now, earlier = gated and lane == len(u) - 1, lane > 0
-        scratch[:] = 0
-        hidden = pointer(scratch)
+        gated_now, earlier = gated and lane == len(u) - 1, lane > 0 or add
+        hidden, saved_ = pointer(states[lane]), pointer(saved[lane])
         for step in range(0, length, 4):
             left = length - step
-            way = -1 if reverse[lane] else 1
-            row0 = sample * length + (length - 1 - step if reverse[lane] else step)
-            row1, row2, row3 = row0 + way * min(1, left - 1), row0 + way * min(2, left - 1), row0 + way * min(3, left - 1)
+            row0, row1, row2, row3 = _rows(sample, length, step, reverse[lane])
             n0, n1, n2, n3 = row0 * state, row1 * state, row2 * state, row3 * state
             for block in range(first_block, last_block):
-                channel, at, own = block * WIDTH, block * state * WIDTH, (block - first_block) * state * WIDTH
+                channel, at = block * WIDTH, block * state * WIDTH
+                own = sample * dim * state + at
                 b, d = load(bias_, channel), load(D_, channel)
+                if save and step % SPAN == 0:
+                    _copy(hidden, own, saved_, (sample * spans + step // SPAN) * dim * state + at, state)
                 dt0, drive0, sum0 = _load_step(
                     u_, delta_, sums, row0, channel, dim, strides, b, d, delta_softplus, earlier, True
                 )
@@ -91,22 +88,22 @@ def outputs(
                 if left > 1:
                     _store_step(gate_, y_, output_, row1, channel, dim, strides[2], sum1, gated_now, save and gated)
                 _store_step(gate_, y_, output_, row0, channel, dim, strides[2], sum0, gated_now, save and gated)
-        size = (last_block - first_block) * state * WIDTH
-        start = sample * dim * state + first_block * state * WIDTH
-        last_states[lane][start : start + size] = scratch
+
+
+@njit(nogil=True, cache=True)
+def _copy(source, at, target, to, state):
+    for n in range(state):
+        store(target, to + n * WIDTH, load(source, at + n * WIDTH))
 
 
 @njit(nogil=True, cache=True)
 def _load_step(u, delta, sums, row, channel, dim, strides, bias, skip, delta_softplus, earlier, there):
-    """Time step, its product with u, and the output without the state. Where there is no step, one that does nothing."""
-    _, dt = _time_step(delta, row * strides[1] + channel, bias, delta_softplus)
-    x = load(u, row * strides[0] + channel)
-    sum_ = skip * x
+    """Time step, its product with u, and the output without the state."""
+    dt, drive = _drive(u, delta, row, channel, strides, bias, delta_softplus, there)
+    sum_ = skip * load(u, row * strides[0] + channel)
     if earlier:
         sum_ = sum_ + load(sums, row * dim + channel)
-    if not there:
-        dt = splat(np.float32(0))
-    return dt, dt * x, sum_
+    return dt, drive, sum_
 
 
 @njit(nogil=True, cache=True)
@@ -121,143 +118,217 @@ def _store_step(gate, y, output, row, channel, dim, gate_stride, sum_, gated, sa
 
 @njit(nogil=True, cache=True)
 def gradients(
-    sample, first_block, last_block, scratch, u, delta, A, B, C, D, bias, gate, y, grad,
+    sample, first_block, last_block, scratch, u, delta, A, B, C, D, bias, gate, y, saved, grad,
     du, ddelta, dgate, dA, dB, dC, dD, dbias, length, dim, state, strides, reverse, delta_softplus, gated,
 ):  # fmt: skip
     """All gradients: `dA`, `dD` and `dbias` of every sample; `dB` and `dC`, zero before, from these blocks of channels.
 
-    First the state before every chunk is computed again; then chunks are walked through from the last to the first: forward
-    for their states, which stay in cache, and back for the gradients.
+    Spans are taken from the last to the first. The states before a span's chunks are computed again from the `saved` one; then
+    its chunks are walked through, also from the last: forward for their states, and back for the gradients.
     """
     shared = pointer(gate), pointer(y), pointer(grad), pointer(dgate)
     sizes = sample, length, dim, state, strides
     for lane in range(len(u)):
         inputs = pointer(u[lane]), pointer(delta[lane]), pointer(A[lane]), pointer(B[lane]), pointer(bias[lane])
-        maps_and_skip = pointer(C[lane]), pointer(D[lane])
+        others = pointer(C[lane]), pointer(D[lane]), pointer(saved[lane])
         local, sums = (pointer(du[lane]), pointer(ddelta[lane])), (pointer(dA[lane]), pointer(dD[lane]), pointer(dbias[lane]))
         flags = reverse[lane], delta_softplus, gated, gated and lane == 0
         for group in range(first_block, last_block, GROUP):
             blocks = min(group + GROUP, last_block) - group
-            _differentiate(
-                inputs, maps_and_skip, shared, local, sums, dB[lane], dC[lane], sizes, flags, group, blocks, scratch
-            )
+            _differentiate(inputs, others, shared, local, sums, dB[lane], dC[lane], sizes, flags, group, blocks, scratch)
 
 
-def scratch_sizes(length: int, state: int) -> list[int]:
-    """Of the six arrays that `gradients` works with: states before chunks, states and decays of a chunk, carries, sums."""
-    chunks = (length + CHUNK - 1) // CHUNK
-    return [steps * state * WIDTH for steps in (chunks * GROUP, CHUNK + 1, CHUNK, GROUP, CHUNK, CHUNK)]
+def scratch_sizes(state: int) -> list[int]:
+    """Of the arrays that `gradients` works with: states before a span's chunks, carries, sums of dB and of dC."""
+    return [steps * state * WIDTH for steps in (SPAN // CHUNK * GROUP, GROUP, CHUNK, CHUNK)]
 
 
 @njit(nogil=True, cache=True)
-def _row(sample, length, step, reverse):
-    return sample * length + (length - 1 - step if reverse else step)
+def _rows(sample, length, step, reverse):
+    """Of four steps; in place of those that are not there, of the last one."""
+    way, left = -1 if reverse else 1, length - step
+    row = sample * length + (length - 1 - step if reverse else step)
+    return row, row + way * min(1, left - 1), row + way * min(2, left - 1), row + way * min(3, left - 1)
 
 
 @njit(nogil=True, cache=True)
-def _drive(u, delta, row, channel, strides, bias, delta_softplus):
+def _drive(u, delta, row, channel, strides, bias, delta_softplus, there):
+    """Time step, as far as an exponential can tell, and its product with u. Where there is no step, one that does nothing."""
     _, dt = _time_step(delta, row * strides[1] + channel, bias, delta_softplus)
-    return dt, dt * load(u, row * strides[0] + channel)
+    if not there:
+        dt = splat(np.float32(0))
+    return minimum(dt, splat(LONGEST_STEP)), dt * load(u, row * strides[0] + channel)
 
 
 @njit(nogil=True, cache=True)
-def _differentiate(inputs, maps_and_skip, shared, local, sums, dB, dC, sizes, flags, group, blocks, scratch):
-    u, delta, A, B, bias = inputs
-    C, D = maps_and_skip
-    gate, y, grad, dgate = shared
-    du, ddelta = local
-    dA, dD, dbias = sums
-    sample, length, dim, state, strides = sizes
-    u_stride, delta_stride, gate_stride = strides
-    reverse, delta_softplus, gated, with_dgate = flags
-    size = state * WIDTH
-    chunks, way = (length + CHUNK - 1) // CHUNK, -1 if reverse else 1
-    zero, one, log_2 = splat(np.float32(0)), splat(np.float32(1)), splat(np.float32(1) / LOG2_E)
+def _output_gradient(shared, row, channel, dim, strides, flags, there):
+    """Gradient of the sum of the lanes, before the gate. Where there is no step, zero."""
+    gate, _, grad, _ = shared
+    dy = load(grad, row * dim + channel)
+    if flags[2]:
+        z = load(gate, row * strides[2] + channel)
+        dy = dy * z * sigmoid(z)
+    if not there:
+        dy = splat(np.float32(0))
+    return dy
 
-    starts, hidden, decay, carry = pointer(scratch[0]), pointer(scratch[1]), pointer(scratch[2]), pointer(scratch[3])
-    dB_sums, dC_sums = pointer(scratch[4]), pointer(scratch[5])
+
+@njit(nogil=True, cache=True)
+def _differentiate(inputs, others, shared, local, sums, dB, dC, sizes, flags, group, blocks, scratch):
+    u, delta, A, B, bias = inputs
+    _, _, saved = others
+    sample, length, dim, state, strides = sizes
+    reverse, delta_softplus, _, _ = flags
+    dA, dD, dbias = sums
+    size, spans = state * WIDTH, (length + SPAN - 1) // SPAN
+    starts, carry = pointer(scratch[0]), pointer(scratch[1])
+    zero = splat(np.float32(0))
     for block in range(blocks):
         channel = (group + block) * WIDTH
         store(dD, sample * dim + channel, zero)
         store(dbias, sample * dim + channel, zero)
         for n in range(state):
-            store(starts, block * size + n * WIDTH, zero)
             store(carry, block * size + n * WIDTH, zero)
             store(dA, sample * dim * state + (group + block) * size + n * WIDTH, zero)
 
-    for chunk in range(chunks - 1):
+    for span in range(spans - 1, -1, -1):
+        first = span * SPAN
+        chunks = (min(SPAN, length - first) + CHUNK - 1) // CHUNK
         for block in range(blocks):
             channel, at = (group + block) * WIDTH, (group + block) * size
             b = load(bias, channel)
-            own, following = (chunk * blocks + block) * size, ((chunk + 1) * blocks + block) * size
-            for n in range(state):
-                store(starts, following + n * WIDTH, load(starts, own + n * WIDTH))
-            for step in range(chunk * CHUNK, (chunk + 1) * CHUNK, 4):
-                row = _row(sample, length, step, reverse)
-                row1, row2, row3 = row + way, row + 2 * way, row + 3 * way
-                dt, drive = _drive(u, delta, row, channel, strides, b, delta_softplus)
-                dt1, drive1 = _drive(u, delta, row1, channel, strides, b, delta_softplus)
-                dt2, drive2 = _drive(u, delta, row2, channel, strides, b, delta_softplus)
-                dt3, drive3 = _drive(u, delta, row3, channel, strides, b, delta_softplus)
+            _copy(saved, (sample * spans + span) * dim * state + at, starts, block * size, state)
+            for chunk in range(chunks - 1):
+                own, following = (chunk * blocks + block) * size, ((chunk + 1) * blocks + block) * size
+                row0, row1, row2, row3 = _rows(sample, length, first + chunk * CHUNK, reverse)
+                dt0, drive0 = _drive(u, delta, row0, channel, strides, b, delta_softplus, True)
+                dt1, drive1 = _drive(u, delta, row1, channel, strides, b, delta_softplus, True)
+                dt2, drive2 = _drive(u, delta, row2, channel, strides, b, delta_softplus, True)
+                dt3, drive3 = _drive(u, delta, row3, channel, strides, b, delta_softplus, True)
                 for n in range(state):
-                    a, h = load(A, at + n * WIDTH), load(starts, following + n * WIDTH)
-                    h = exp2(dt * a) * h + drive * broadcast(B, row * state + n)
-                    h = exp2(dt1 * a) * h + drive1 * broadcast(B, row1 * state + n)
-                    h = exp2(dt2 * a) * h + drive2 * broadcast(B, row2 * state + n)
-                    h = exp2(dt3 * a) * h + drive3 * broadcast(B, row3 * state + n)
+                    a, h = load(A, at + n * WIDTH), load(starts, own + n * WIDTH)
+                    h = exp2_product(dt0, a) * h + drive0 * broadcast(B, row0 * state + n)
+                    h = exp2_product(dt1, a) * h + drive1 * broadcast(B, row1 * state + n)
+                    h = exp2_product(dt2, a) * h + drive2 * broadcast(B, row2 * state + n)
+                    h = exp2_product(dt3, a) * h + drive3 * broadcast(B, row3 * state + n)
                     store(starts, following + n * WIDTH, h)
+        for chunk in range(chunks - 1, -1, -1):
+            _differentiate_chunk(
+                inputs, others, shared, local, sums, dB, dC, sizes, flags, group, blocks, scratch,
+                first + chunk * CHUNK, chunk * blocks * size,
+            )  # fmt: skip
 
-    for chunk in range(chunks - 1, -1, -1):
-        scratch[4][:], scratch[5][:] = 0, 0
-        steps = min(CHUNK, length - chunk * CHUNK)
-        for block in range(blocks):
-            channel, at = (group + block) * WIDTH, (group + block) * size
-            b, skip = load(bias, channel), load(D, channel)
-            for n in range(state):
-                store(hidden, n * WIDTH, load(starts, (chunk * blocks + block) * size + n * WIDTH))
-            for i in range(steps):
-                row = _row(sample, length, chunk * CHUNK + i, reverse)
-                _, dt = _time_step(delta, row * delta_stride + channel, b, delta_softplus)
-                drive = dt * load(u, row * u_stride + channel)
-                for n in range(state):
-                    a = exp2(dt * load(A, at + n * WIDTH))
-                    store(decay, i * size + n * WIDTH, a)
-                    h = a * load(hidden, i * size + n * WIDTH) + drive * broadcast(B, row * state + n)
-                    store(hidden, (i + 1) * size + n * WIDTH, h)
-            dD_sum, dbias_sum = load(dD, sample * dim + channel), load(dbias, sample * dim + channel)
-            for i in range(steps - 1, -1, -1):
-                row = _row(sample, length, chunk * CHUNK + i, reverse)
-                raw, dt = _time_step(delta, row * delta_stride + channel, b, delta_softplus)
-                x = load(u, row * u_stride + channel)
-                dy = _output_gradient(grad, gate, row, dim, gate_stride, channel, gated)
-                drive, ddrive, dexponent = dt * x, zero, zero  # gradients of dt u; of dt A, times A
-                for n in range(state):
-                    now = i * size + n * WIDTH
-                    g = load(carry, block * size + n * WIDTH) + dy * broadcast(C, row * state + n)
-                    store(dB_sums, now, load(dB_sums, now) + g * drive)
-                    store(dC_sums, now, load(dC_sums, now) + dy * load(hidden, now + size))
-                    ddrive = ddrive + g * broadcast(B, row * state + n)
-                    handed_on = g * load(decay, now)
-                    store(carry, block * size + n * WIDTH, handed_on)
-                    kept = handed_on * load(hidden, now)
-                    dexponent = dexponent + kept * load(A, at + n * WIDTH)
-                    to = sample * dim * state + at + n * WIDTH
-                    store(dA, to, load(dA, to) + kept * dt)
-                dstep = ddrive * x + dexponent * log_2
-                if delta_softplus:
-                    dstep = dstep * sigmoid(raw)
-                dbias_sum, dD_sum = dbias_sum + dstep, dD_sum + dy * x
-                store(ddelta, row * dim + channel, dstep)
-                store(du, row * dim + channel, ddrive * dt + dy * skip)
-                if with_dgate:
-                    z = load(gate, row * gate_stride + channel)
-                    s = sigmoid(z)
-                    dz = load(grad, row * dim + channel) * load(y, row * dim + channel) * s * (one + z * (one - s))
-                    store(dgate, row * dim + channel, dz)
-            store(dD, sample * dim + channel, dD_sum)
-            store(dbias, sample * dim + channel, dbias_sum)
-        for i in range(steps):
-            row = _row(sample, length, chunk * CHUNK + i, reverse)
-            for n in range(state):
-                dB[row * state + n] += total(load(dB_sums, i * size + n * WIDTH))
-                dC[row * state + n] += total(load(dC_sums, i * size + n * WIDTH))
+
+@njit(nogil=True, cache=True)
+def _differentiate_chunk(
+    inputs, others, shared, local, sums, dB, dC, sizes, flags, group, blocks, scratch, first, start
+):  # fmt: skip
+    """The four steps from `first` on, or as many as there are, whose states before them are at `start` of the scratch."""
+    u, delta, A, B, bias = inputs
+    C, D, _ = others
+    dA, dD, dbias = sums
+    sample, length, dim, state, strides = sizes
+    reverse, delta_softplus, _, _ = flags
+    starts, carry = pointer(scratch[0]), pointer(scratch[1])
+    dB_sums, dC_sums = pointer(scratch[2]), pointer(scratch[3])
+    scratch[2][:], scratch[3][:] = 0, 0
+    size, zero = state * WIDTH, splat(np.float32(0))
+    left = length - first
+    row0, row1, row2, row3 = _rows(sample, length, first, reverse)
+    n0, n1, n2, n3 = row0 * state, row1 * state, row2 * state, row3 * state
+    for block in range(blocks):
+        channel, at = (group + block) * WIDTH, (group + block) * size
+        own, to = block * size, sample * dim * state + at
+        b = load(bias, channel)
+        dt0, drive0 = _drive(u, delta, row0, channel, strides, b, delta_softplus, True)
+        dt1, drive1 = _drive(u, delta, row1, channel, strides, b, delta_softplus, left > 1)
+        dt2, drive2 = _drive(u, delta, row2, channel, strides, b, delta_softplus, left > 2)
+        dt3, drive3 = _drive(u, delta, row3, channel, strides, b, delta_softplus, left > 3)
+        dy0 = _output_gradient(shared, row0, channel, dim, strides, flags, True)
+        dy1 = _output_gradient(shared, row1, channel, dim, strides, flags, left > 1)
+        dy2 = _output_gradient(shared, row2, channel, dim, strides, flags, left > 2)
+        dy3 = _output_gradient(shared, row3, channel, dim, strides, flags, left > 3)
+        ddrive0, ddrive1, ddrive2, ddrive3 = zero, zero, zero, zero  # gradients of dt u
+        dpower0, dpower1, dpower2, dpower3 = zero, zero, zero, zero  # gradients of dt A, times A
+        for n in range(state):
+            a, dA_n = load(A, at + n * WIDTH), load(dA, to + n * WIDTH)
+            b0, b1, b2, b3 = broadcast(B, n0 + n), broadcast(B, n1 + n), broadcast(B, n2 + n), broadcast(B, n3 + n)
+            decay0, decay1 = exp2_product(dt0, a), exp2_product(dt1, a)
+            decay2, decay3 = exp2_product(dt2, a), exp2_product(dt3, a)
+            h0 = load(starts, start + own + n * WIDTH)
+            h1 = decay0 * h0 + drive0 * b0
+            h2 = decay1 * h1 + drive1 * b1
+            h3 = decay2 * h2 + drive2 * b2
+            h4 = decay3 * h3 + drive3 * b3
+            g = load(carry, own + n * WIDTH)
+            i = n * WIDTH
+            g, dA_n, ddrive3, dpower3 = _step_back(
+                g, dA_n, ddrive3, dpower3, decay3, h3, h4, dt3, drive3, dy3, a, b3, C, n3 + n, dB_sums, dC_sums, i + 3 * size
+            )
+            g, dA_n, ddrive2, dpower2 = _step_back(
+                g, dA_n, ddrive2, dpower2, decay2, h2, h3, dt2, drive2, dy2, a, b2, C, n2 + n, dB_sums, dC_sums, i + 2 * size
+            )
+            g, dA_n, ddrive1, dpower1 = _step_back(
+                g, dA_n, ddrive1, dpower1, decay1, h1, h2, dt1, drive1, dy1, a, b1, C, n1 + n, dB_sums, dC_sums, i + size
+            )
+            g, dA_n, ddrive0, dpower0 = _step_back(
+                g, dA_n, ddrive0, dpower0, decay0, h0, h1, dt0, drive0, dy0, a, b0, C, n0 + n, dB_sums, dC_sums, i
+            )
+            store(carry, own + n * WIDTH, g)
+            store(dA, to + n * WIDTH, dA_n)
+        totals = load(dD, sample * dim + channel), load(dbias, sample * dim + channel)
+        if left > 3:
+            totals = _store_gradients(
+                inputs, D, shared, local, row3, channel, dim, strides, flags, dy3, ddrive3, dpower3, totals
+            )
+        if left > 2:
+            totals = _store_gradients(
+                inputs, D, shared, local, row2, channel, dim, strides, flags, dy2, ddrive2, dpower2, totals
+            )
+        if left > 1:
+            totals = _store_gradients(
+                inputs, D, shared, local, row1, channel, dim, strides, flags, dy1, ddrive1, dpower1, totals
+            )
+        totals = _store_gradients(inputs, D, shared, local, row0, channel, dim, strides, flags, dy0, ddrive0, dpower0, totals)
+        store(dD, sample * dim + channel, totals[0])
+        store(dbias, sample * dim + channel, totals[1])
+    for i in range(min(CHUNK, left)):
+        row = sample * length + (length - 1 - first - i if reverse else first + i)
+        for n in range(state):
+            dB[row * state + n] += total(load(dB_sums, i * size + n * WIDTH))
+            dC[row * state + n] += total(load(dC_sums, i * size + n * WIDTH))
+
+
+@njit(nogil=True, cache=True)
+def _step_back(g, dA, ddrive, dpower, decay, h, h_after, dt, drive, dy, a, b, C, at, dB_sums, dC_sums, i):
+    """One step of one state number, `h_after = decay h + drive b`: from the gradient that later steps hand on to the one that
+    is handed on to earlier ones."""
+    g = g + dy * broadcast(C, at)
+    store(dB_sums, i, load(dB_sums, i) + g * drive)
+    store(dC_sums, i, load(dC_sums, i) + dy * h_after)
+    handed_on = g * decay
+    kept = handed_on * h
+    return handed_on, dA + kept * dt, ddrive + g * b, dpower + kept * a
+
+
+@njit(nogil=True, cache=True)
+def _store_gradients(inputs, D, shared, local, row, channel, dim, strides, flags, dy, ddrive, dpower, totals):
+    """What belongs to one step alone; returns the sums of the gradients of D and of the bias, with its part added."""
+    u, delta, _, _, bias = inputs
+    gate, y, grad, dgate = shared
+    du, ddelta = local
+    _, delta_softplus, _, with_dgate = flags
+    one, log_2 = splat(np.float32(1)), splat(np.float32(1) / LOG2_E)
+    raw, dt = _time_step(delta, row * strides[1] + channel, load(bias, channel), delta_softplus)
+    x = load(u, row * strides[0] + channel)
+    dstep = ddrive * x + dpower * log_2
+    if delta_softplus:
+        dstep = dstep * sigmoid(raw)
+    store(ddelta, row * dim + channel, dstep)
+    store(du, row * dim + channel, ddrive * dt + dy * load(D, channel))
+    if with_dgate:
+        z = load(gate, row * strides[2] + channel)
+        s = sigmoid(z)
+        dz = load(grad, row * dim + channel) * load(y, row * dim + channel) * s * (one + z * (one - s))
+        store(dgate, row * dim + channel, dz)
+    return totals[0] + dy * x, totals[1] + dstep

@@ -1,7 +1,9 @@
 """The Numba kernels of the CPU against the fp64 oracle."""
 
 import multiprocessing
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -92,9 +94,9 @@ class TestAgainstTheOracle:
             torch.set_num_threads(before)
 
     def test_in_threads_of_python_where_openmp_is_another(self, monkeypatch):
-        from modeling_videomamba import selective_scan_numba
+        from modeling_videomamba import numba_threads
 
-        monkeypatch.setattr(selective_scan_numba, "_openmp", lambda: None)
+        monkeypatch.setattr(numba_threads, "_openmp", lambda: None)
         before = torch.get_num_threads()
         torch.set_num_threads(2)
         try:
@@ -137,10 +139,64 @@ class TestAgainstTheOracle:
         finally:
             torch.use_deterministic_algorithms(False)
 
+    @pytest.mark.parametrize("delta, A", [(1e30, -1.0), (1e8, -1e30), (80.0, -1e6)])
+    def test_forgets_everything_where_a_step_is_endless(self, delta, A):
+        lanes, gate = scan_inputs(9)
+        lanes = [
+            lane._replace(delta_bias=torch.full_like(lane.D, delta), A=torch.full_like(lane.A, A), u=lane.u / delta)
+            for lane in lanes
+        ]
+        check(lanes, gate, relative=1e-5)
+
     def test_nan_stays_nan(self):
         lanes, gate = scan_inputs(9)
         lanes[0].delta[0, 4] = float("nan")
         assert numba_scan(lanes, BOTH, gate)[0, 4:].isnan().all()
+
+
+class TestExponential:
+    """Both ways to compute it, of which a processor takes one."""
+
+    @pytest.mark.parametrize("name", ["_exp2", "_exp2_with_table"])
+    def test_error(self, name):
+        exp2 = self.compiled(name)
+        x = np.concatenate((-np.geomspace(1e-9, 126, 100_000), np.linspace(-126, 126, 100_000), [0.0])).astype(np.float32)
+        y, expected = exp2(x, np.float32(1)), np.exp2(x.astype(np.float64))
+        assert (np.abs(y / expected - 1)).max() < 3e-7
+
+    @pytest.mark.parametrize("name", ["_exp2", "_exp2_with_table"])
+    def test_far_outside(self, name):
+        exp2 = self.compiled(name)
+        x = np.array([-127, -150, -1e4, -3e5, -1e7, -1e12], np.float32)
+        assert (exp2(x, np.float32(1)) < 2e-38).all() and (exp2(x, np.float32(1)) >= 0).all()
+        assert (exp2(x, np.float32(1e6)) < 2e-38).all()
+        assert np.isnan(exp2(np.full(1, np.nan, np.float32), np.float32(1))).all()
+
+    def compiled(self, name):
+        from numba.extending import intrinsic
+
+        from modeling_videomamba import numba_vectors as vectors
+
+        if name == "_exp2_with_table" and not vectors.HAS_AVX512:
+            pytest.skip("needs AVX-512")
+
+        @intrinsic
+        def exp2_product(typing, a, b):
+            return vectors.float32x16(a, b), lambda context, builder, sig, args: getattr(vectors, name)(builder, *args)
+
+        @vectors.njit
+        def loop(x, factor, y):
+            for i in range(0, len(x), vectors.WIDTH):
+                a = vectors.load(vectors.pointer(x), i)
+                vectors.store(vectors.pointer(y), i, exp2_product(a, vectors.splat(factor)))
+
+        def exp2(x, factor):
+            padded = np.resize(x, -(-len(x) // vectors.WIDTH) * vectors.WIDTH)
+            y = np.empty_like(padded)
+            loop(padded, factor, y)
+            return y[: len(x)]
+
+        return exp2
 
 
 class TestOperator:
@@ -152,8 +208,8 @@ class TestOperator:
         operator, backward = torch.ops.videomamba.selective_scan_numba, torch.ops.videomamba.selective_scan_numba_backward
         torch.library.opcheck(operator.default, (*inputs, gate, BOTH, True, True))
         inputs, gate = [[x.detach() for x in lane] for lane in inputs], None if gate is None else gate.detach()
-        output, _, y = operator(*inputs, gate, BOTH, True, True)
-        torch.library.opcheck(backward.default, (output, y, *inputs, gate, BOTH, True))
+        output, _, *saved = operator(*inputs, gate, BOTH, True, True)
+        torch.library.opcheck(backward.default, (output, *saved, *inputs, gate, BOTH, True))
 
     def test_an_empty_batch(self):
         lanes, gate = scan_inputs(5, batch=0)
@@ -186,12 +242,11 @@ class TestOperator:
             assert torch.equal(pool.apply(_scan_alone, (lanes, gate)), expected)
 
     def test_compilation_is_announced_when_there_is_nothing_on_disk(self, monkeypatch, caplog, tmp_path):
-        from modeling_videomamba import selective_scan_numba
+        from modeling_videomamba import numba_threads
 
-        selective_scan_numba._announce_compilation.cache_clear()
-        monkeypatch.setattr(selective_scan_numba, "_cache_folder", lambda: tmp_path)
-        monkeypatch.setattr(selective_scan_numba.logger, "propagate", True)
-        numba_scan(*scan_inputs(3)[:1], BOTH, None)
+        monkeypatch.setattr(numba_threads.logger, "propagate", True)
+        kernel = SimpleNamespace(py_func=numba_scan, stats=SimpleNamespace(cache_path=str(tmp_path)))
+        numba_threads.announce_compilation.__wrapped__(kernel)
         assert "Compiling the selective scan for this CPU" in caplog.text
 
     def test_is_what_auto_takes_on_a_cpu(self):

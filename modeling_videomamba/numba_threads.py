@@ -1,0 +1,86 @@
+"""How the Numba kernels get at PyTorch's memory and run in its threads."""
+
+import ctypes
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+
+@cache
+def announce_compilation(kernel: Callable) -> None:
+    """Says so if a file's kernels, of which this is one, are not on disk yet."""
+    index_files = f"{Path(kernel.py_func.__code__.co_filename).stem}.*.nbi"
+    if not any(Path(kernel.stats.cache_path).glob(index_files)):
+        logger.warning("Compiling the selective scan for this CPU: some seconds, once; it is then kept on disk.")
+
+
+def flat(x: Tensor) -> np.ndarray:
+    """The memory of an evenly spaced tensor from its first number to its last, bf16 as uint16."""
+    size = 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride())) if x.numel() else 0
+    numbers = x.detach().as_strided((size,), (1,))
+    return numbers.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else numbers.numpy()
+
+
+@cache
+def _openmp() -> Callable | None:
+    """`GOMP_parallel` of the OpenMP library that PyTorch has loaded, if it is of that kind."""
+    try:
+        return ctypes.CDLL(None).GOMP_parallel
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+@cache
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """`process`: its number, since threads do not survive a fork."""
+    return ThreadPoolExecutor(threads)
+
+
+def shares(batch: int, blocks: int) -> int:
+    """Into how many parts the channels of a sample are cut, for all threads to have work."""
+    return max(1, min(blocks, -(-torch.get_num_threads() // max(1, batch))))
+
+
+_COMPILED: set[tuple] = set()
+
+
+def in_threads(work: Callable[[int, int, int, int], object], batch: int, blocks: int, signature: tuple) -> None:
+    """Calls `work(part, sample, first block, last block)` for all channels of all samples.
+
+    In PyTorch's own threads where they can be had: after one of its operators these go on spinning for milliseconds, waiting
+    for the next, and would take the processors away from others. What has not run yet with inputs of this `signature` is
+    compiled first, in the thread that calls, for others may have too small a stack.
+    """
+    threads, parts = torch.get_num_threads(), shares(batch, blocks)
+    bounds = [part * blocks // parts for part in range(parts + 1)]
+    tasks = iter([(part, sample, *bounds[part : part + 2]) for sample in range(batch) for part in range(parts)])
+    if signature not in _COMPILED and (task := next(tasks, None)) is not None:
+        work(*task)
+        _COMPILED.add(signature)
+    errors = []
+
+    def take_tasks(_: object = None) -> None:
+        try:
+            for task in tasks:  # an iterator, so that no two threads get the same one
+                work(*task)
+        except BaseException as error:
+            errors.append(error)
+
+    if threads == 1:
+        take_tasks()
+    elif (openmp := _openmp()) is not None:
+        openmp(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(take_tasks), None, threads, 0)
+    else:
+        list(_pool(threads, os.getpid()).map(take_tasks, range(threads)))
+    if errors:
+        raise errors[0]
