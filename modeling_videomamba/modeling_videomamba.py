@@ -25,7 +25,16 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_videomamba import VideoMambaConfig
-from .scan_implementations import ScanInputs, convolve_directions, find_implementations, scan_directions
+from .scan_implementations import (
+    ScanInputs,
+    continue_scan,
+    convolve_directions,
+    find_implementations,
+    scan_directions,
+)
+
+
+CHUNK_SIZE_ON_CPU = 2048  # tokens: what a mixer computes of them stays in cache
 
 
 def interpolate_spatial(position_embeddings: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
@@ -124,11 +133,10 @@ class VideoMambaEmbeddings(nn.Module):
                         f"every {config.stride} pixels: both sides must be {config.patch_size} plus a multiple of "
                         f"{config.stride}."
                     )
-        elif (height, width) != image_size or frames != (config.num_frames or config.tubelet_size):
+        elif (height, width) != image_size:
             raise ValueError(
-                f"The position embeddings cover {config.num_frames or config.tubelet_size} frames of "
-                f"{image_size[0]} x {image_size[1]} pixels, got {frames} of {height} x {width}. Pass "
-                "`interpolate_pos_encoding=True` to interpolate them, or use `model.resize_position_embeddings(...)`."
+                f"The position embeddings cover frames of {image_size[0]} x {image_size[1]} pixels, got {height} x {width}. "
+                "Pass `interpolate_pos_encoding=True` to interpolate them, or use `model.resize_position_embeddings(...)`."
             )
 
 
@@ -188,6 +196,7 @@ class VideoMambaMixer(nn.Module):
     def __init__(self, config: VideoMambaConfig, layer_idx: int):
         super().__init__()
         self.scan_implementation = config.scan_implementation
+        self.chunk_size = config.mixer_chunk_size
         self.forward_orders, self.backward_orders = scan_orders(config, layer_idx)
         self.in_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.use_bias)
         self.forward_scan = VideoMambaScanDirection(config)
@@ -195,6 +204,8 @@ class VideoMambaMixer(nn.Module):
         self.out_proj = VideoMambaOutputProjection(config.intermediate_size, config.hidden_size, bias=config.use_bias)
 
     def forward(self, hidden_states: Tensor, temporal_order: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        if (chunks := self._number_of_chunks(hidden_states)) > 1:
+            return torch.cat([self._mix_in_chunks(sample, chunks) for sample in hidden_states.split(1)])
         x, gate = self.in_proj(hidden_states).chunk(2, dim=-1)  # 2 x (batch, length, intermediate)
         y = 0
         if "spatial" in self.forward_orders + self.backward_orders:
@@ -212,6 +223,56 @@ class VideoMambaMixer(nn.Module):
         convolved = convolve_directions(x, weights, biases, reverse, self.scan_implementation)
         lanes = [scan(u) for scan, u in zip(scans, convolved)]
         return scan_directions(lanes, reverse, gate, self.scan_implementation)
+
+    def _number_of_chunks(self, hidden_states: Tensor) -> int:
+        if (
+            torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or "temporal" in self.forward_orders + self.backward_orders
+        ):
+            return 1
+        size = self.chunk_size
+        if size == "auto":
+            size = CHUNK_SIZE_ON_CPU if hidden_states.device.type == "cpu" else None
+        return 1 if size is None else -(-hidden_states.shape[1] // size)
+
+    def _mix_in_chunks(self, hidden_states: Tensor, number: int) -> Tensor:
+        """The same in inference, for one sample, chunk by chunk: once ahead with the forward scan, then back with the other.
+
+        Of the whole sequence it keeps the projections and the sum of the scans; all else is there for one chunk at a time.
+        """
+        projected, outputs, states = [], [], None
+        for chunk in hidden_states.tensor_split(number, dim=1):
+            x, gate = self.in_proj(chunk).chunk(2, dim=-1)  # 2 x (1, chunk, intermediate)
+            u = self._convolve_chunk(self.forward_scan, x, projected[-1][0] if projected else None)
+            last_gate = gate if self.backward_scan is None else None
+            y, states = continue_scan(self.forward_scan(u), False, last_gate, states, None, self.scan_implementation)
+            projected.append((x, gate))
+            outputs.append(y)
+        following = states = None
+        for i in reversed(range(number)):
+            x, gate = projected.pop()
+            if self.backward_scan is not None:
+                u = self._convolve_chunk(self.backward_scan, x, following)
+                _, states = continue_scan(self.backward_scan(u), True, gate, states, outputs[i], self.scan_implementation)
+            outputs[i] = self.out_proj(outputs[i].to(x.dtype))  # (1, chunk, hidden)
+            following = x
+        return torch.cat(outputs, dim=1)
+
+    def _convolve_chunk(self, scan: VideoMambaScanDirection, x: Tensor, neighbour: Tensor | None) -> Tensor:
+        """`x (1, chunk, intermediate)` convolved; `neighbour` is the chunk that `scan` came from."""
+        reverse, (weight, bias) = scan is self.backward_scan, scan.conv1d()
+        parameters = [weight[:, 0]], [] if bias is None else [bias], [reverse], self.scan_implementation
+        [u] = convolve_directions(x, *parameters)
+        if neighbour is not None:  # the tokens that see into it once more, with what they see
+            reach = weight.shape[-1] - 1
+            if reverse:
+                [seam] = convolve_directions(torch.cat((x[:, -reach:], neighbour[:, :reach]), dim=1), *parameters)
+                u[:, -reach:] = seam[:, :reach]
+            else:
+                [seam] = convolve_directions(torch.cat((neighbour[:, -reach:], x[:, :reach]), dim=1), *parameters)
+                u[:, :reach] = seam[:, -reach:]
+        return u
 
     def extra_repr(self) -> str:
         return f"scan_implementation={self.scan_implementation!r}"
@@ -412,8 +473,9 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
         Args:
             pixel_values (`Tensor` of shape `(batch, num_frames, num_channels, height, width)`):
                 Normalised clips, as [`VideoMambaVideoProcessor`] makes them.
+                A clip of another number of frames than `config.num_frames` interpolates the temporal position embeddings.
             interpolate_pos_encoding (`bool`, defaults to `False`):
-                Whether to interpolate the position embeddings, in space and in time, to a clip of another size.
+                Whether to interpolate the spatial position embeddings, too, to frames of another size.
             bool_masked_pos (`Tensor` of shape `(batch, positions * rows * columns)`, *optional*):
                 Patches to leave out (`True`); the others, equally many in each clip, and CLS go through the blocks.
             output_hidden_states (`bool`, *optional*):

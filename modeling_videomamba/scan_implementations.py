@@ -10,9 +10,10 @@
 The implementation is chosen at every call, by the device of the tensors: a model moved to the CPU goes on working on a
 machine that has CUDA kernels installed.
 
-A *lane* is one scan over the whole sequence, a forward or a reversed one. Every implementation is a pair of functions of the
-same signatures, of one lane or of two that share their length: `causal_conv1d` and `selective_scan_lanes`, documented in
-`causal_conv1d_torch.py` and `selective_scan_torch.py`.
+A *lane* is one scan over the whole sequence, a forward or a reversed one. Every implementation has functions of the same
+signatures, documented in `causal_conv1d_torch.py` and `selective_scan_torch.py`: `causal_conv1d` and `selective_scan_lanes`,
+of one lane or of two that share their length, and but for mamba_ssm, whose kernel starts from zero, `continue_scan`, of one
+lane of a part of a sequence.
 """
 
 import os
@@ -48,6 +49,7 @@ class ScanInputs(NamedTuple):
 class Kernels(NamedTuple):
     causal_conv1d: Callable[..., list[Tensor]]
     selective_scan_lanes: Callable[..., tuple[Tensor, Tensor]]
+    continue_scan: Callable[..., tuple[Tensor, Tensor]] | None
 
 
 def scan_directions(
@@ -59,6 +61,25 @@ def scan_directions(
     the same, in u's dtype.
     """
     return run_lanes(lanes, reverse, gate, True, implementation)[0]
+
+
+def continue_scan(
+    lane: ScanInputs,
+    reverse: bool,
+    gate: Tensor | None = None,
+    states: Tensor | None = None,
+    output: Tensor | None = None,
+    implementation: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """One direction of a part of a sequence, in inference: the scan goes on from `states`, and adds to `output`.
+
+    Both are `None` or what an earlier call has returned: states of the part before in this direction, output of this part in
+    the other one. They are changed in place. The gate comes with the last direction.
+    """
+    name = choose_scan_implementation(implementation, lane.u.device, lane.u.dtype, lane.A.shape[1])
+    if (scan := _find(name).continue_scan) is None:
+        raise RuntimeError(f"The scan implementation {name!r} takes whole sequences only: set `mixer_chunk_size` to `None`.")
+    return scan(*lane, gate, reverse, states, output)
 
 
 def convolve_directions(
@@ -153,20 +174,21 @@ def _find(implementation: str) -> Kernels | str:
 
 def _import(implementation: str) -> Kernels:
     """Spelt out, since transformers reads from the import statements which files a saved model needs."""
+    continue_scan = None
     if implementation == "triton":
         from .causal_conv1d_triton import causal_conv1d
-        from .selective_scan_triton import check_device, selective_scan_lanes
+        from .selective_scan_triton import check_device, continue_scan, selective_scan_lanes
 
         check_device()
     elif implementation == "mamba_ssm":
         from .selective_scan_mamba_ssm import causal_conv1d, selective_scan_lanes
     elif implementation == "numba":
-        from .causal_conv1d_torch import causal_conv1d
-        from .selective_scan_numba import selective_scan_lanes
+        from .causal_conv1d_numba import causal_conv1d
+        from .selective_scan_numba import continue_scan, selective_scan_lanes
     else:
         from .causal_conv1d_torch import causal_conv1d
-        from .selective_scan_torch import selective_scan_lanes
-    return Kernels(causal_conv1d, selective_scan_lanes)
+        from .selective_scan_torch import continue_scan, selective_scan_lanes
+    return Kernels(causal_conv1d, selective_scan_lanes, continue_scan)
 
 
 def find_implementations() -> None:
@@ -185,6 +207,7 @@ __all__ = [
     "SCAN_IMPLEMENTATIONS",
     "ScanInputs",
     "choose_scan_implementation",
+    "continue_scan",
     "convolve_directions",
     "find_implementations",
     "run_lanes",

@@ -6,13 +6,11 @@ operators, `torch.get_num_threads()`.
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .numba_threads import announce_compilation, flat, in_threads, shares
+from .numba_common import announce_compilation, fill_up, flat, in_threads, shares
 from .numba_vectors import WIDTH
 from .selective_scan_numba_kernels import FASTEST_DECAY, LOG2_E, SPAN, gradients, outputs, scratch_sizes
-from .tensor_layout import evenly_spaced
 
 
 def in_blocks(x: Tensor) -> Tensor:
@@ -31,12 +29,12 @@ class _Scan:
         announce_compilation(outputs)
         self.batch, self.length, self.channels = u[0].shape
         self.state, self.dtype = A[0].shape[1], u[0].dtype
-        self.dim = -(-self.channels // WIDTH) * WIDTH
-        u, delta = ([self.pad(x.to(self.dtype)) for x in lanes] for lanes in (u, delta))
-        z = None if z is None else self.pad(z.to(self.dtype))
-        self.A = [in_blocks(self.pad((a.float().t() * float(LOG2_E)).clamp(min=FASTEST_DECAY))) for a in A]
+        u, delta = ([fill_up(x.to(self.dtype)) for x in lanes] for lanes in (u, delta))
+        z = None if z is None else fill_up(z.to(self.dtype))
+        self.dim = u[0].shape[2]
+        self.A = [in_blocks(fill_up((a.float().t() * float(LOG2_E)).clamp(min=FASTEST_DECAY))) for a in A]
         # Copies: a parameter whose memory NumPy has seen cannot be freed any more, as sharded training does between layers.
-        D, delta_bias = ([self.pad(x.float()).clone() for x in lanes] for lanes in (D, delta_bias))
+        D, delta_bias = ([fill_up(x.float()).clone() for x in lanes] for lanes in (D, delta_bias))
         B, C = ([x.float().contiguous() for x in lanes] for lanes in (B, C))
         if len({x.stride(1) for x in u}) > 1 or len({x.stride(1) for x in delta}) > 1:
             u, delta = [x.contiguous() for x in u], [x.contiguous() for x in delta]
@@ -44,10 +42,6 @@ class _Scan:
         self.inputs = [tuple(map(flat, lanes)) for lanes in (u, delta, self.A, B, C, D, delta_bias)]
         strides = u[0].stride(1), delta[0].stride(1), 0 if z is None else z.stride(1)
         self.sizes = (self.length, self.dim, self.state, strides, tuple(reverse), delta_softplus, z is not None)
-
-    def pad(self, x: Tensor) -> Tensor:
-        x = F.pad(x, (0, self.dim - self.channels)) if self.dim > self.channels else x
-        return evenly_spaced(x) if x.ndim == 3 else x
 
     def new_output(self) -> Tensor:
         return self.new(self.batch, self.length, self.dim, dtype=self.dtype)
@@ -65,7 +59,7 @@ class _Scan:
         `states` as of `zero_states`: those before the first step, in whose place come those after the last one.
         """
         gated, lanes, blocks = self.sizes[-1], len(self.A), self.dim // WIDTH
-        add, output = output is not None, self.new_output() if output is None else self.pad(output).contiguous()
+        add, output = output is not None, self.new_output() if output is None else fill_up(output).contiguous()
         y = torch.empty_like(output) if save and gated else self.new(0, dtype=self.dtype)
         saved = self.new(lanes, self.batch, -(-self.length // SPAN) if save else 0, blocks, self.state, WIDTH)
         results = flat(y), flat(output), *(tuple(map(flat, x)) for x in (states, saved))
@@ -79,7 +73,7 @@ class _Scan:
     def backward(self, grad: Tensor, y: Tensor, saved: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the gate, `(batch, length, dim)`, and of u, delta, A, B, C, D and delta_bias, each `(lanes, ...)`."""
         gated, lanes, blocks = self.sizes[-1], len(self.A), self.dim // WIDTH
-        grad = self.pad(grad.to(self.dtype)).contiguous()
+        grad = fill_up(grad.to(self.dtype)).contiguous()
         du, ddelta = (self.new(lanes, *grad.shape, dtype=self.dtype) for _ in range(2))
         dgate = torch.empty_like(grad) if gated else self.new(0, dtype=self.dtype)
         dA = self.new(lanes, self.batch, blocks, self.state, WIDTH)

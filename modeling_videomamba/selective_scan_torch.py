@@ -387,3 +387,32 @@ def selective_scan_lanes(
     save_states = torch.is_grad_enabled() and any(x.requires_grad for lanes in tensors for x in lanes)
     y, last_states, _ = _scan(*tensors, reverse, delta_softplus, save_states)
     return y if z is None else y * torch.nn.functional.silu(z.to(y.dtype)), last_states
+
+
+@torch.no_grad()
+def continue_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    z: Tensor | None,
+    reverse: bool,
+    states: Tensor | None = None,
+    output: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One lane of a part of a sequence, delta through its softplus: what a long sequence in parts needs, in inference.
+
+    Shapes as in [`selective_scan_lanes`]. `states`: what the scan of the part before has returned. `output`: what the scan of
+    the other direction has returned for this part, to which this one's is added, in place, before z gates it. Returns both.
+    """
+    if states is None:
+        states = u.new_zeros(1, u.shape[0], *A.shape[::-1], dtype=torch.promote_types(u.dtype, torch.float32))
+    y = torch.zeros_like(u, dtype=states.dtype) if output is None else output
+    with torch.autocast(u.device.type, enabled=False):
+        for group in _sample_groups(u, A):
+            p = _Chunks([u[group]], [delta[group]], [A], [B[group]], [C[group]], [delta_bias], [reverse], True)
+            _scan_samples(p, [D], y[group], states[:, group], None)
+    return y if z is None else y.mul_(torch.nn.functional.silu(z.to(y.dtype))), states

@@ -70,12 +70,14 @@ class _Scan:
             enable_fp_fusion=True,
         )
 
-    def chunk_starts(self, grad: Tensor | None = None) -> Tensor | None:
+    def chunk_starts(self, grad: Tensor | None = None, states: Tensor | None = None) -> Tensor | None:
         """The state that enters each chunk, `(lanes, batch, chunks, state, dim)`; with the output's `grad` the gradient that
-        enters it from its end. `None` for a single chunk, which starts from zero.
+        enters it from its end. `None` for a single chunk that starts from zero.
+
+        `states`: of a single lane before the first step, `(1, batch, state, dim)`, if not zero.
         """
         if self.chunks == 1:
-            return None
+            return None if states is None else states[:, :, None]
         gains, starts = (self.new(self.lanes, self.batch, self.chunks, self.state, self.dim) for _ in range(2))
         time_steps = self.new(self.lanes, self.batch, self.chunks, self.dim)
         adjoint, all_samples = int(grad is not None), self.lanes * self.batch
@@ -85,13 +87,18 @@ class _Scan:
         self.launch(summaries_kernel, FORWARD, (self.chunks, all_samples), arguments, **constants)
         arguments = (self.A, gains, time_steps, starts, self.batch, self.chunks, self.dim)
         self.launch(join_kernel, FORWARD, (self.state, all_samples), arguments, REVERSE=self.reverse ^ (adjoint * 0b11))
+        if states is not None:
+            in_order = time_steps.flip(2) if self.reverse else time_steps
+            elapsed = in_order.cumsum(2) - in_order  # (1, batch, chunks, dim), before each chunk
+            elapsed = elapsed.flip(2) if self.reverse else elapsed
+            starts += states[:, :, None] * torch.exp(self.A[0].t() * elapsed[:, :, :, None])
         return starts
 
-    def forward(self, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, save: bool, states: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Output `(batch, length, dim)`, last states `(lanes, batch, state, dim)`, and for the backward pass the output
-        before the gate and the states that enter the chunks (each empty if it is not needed).
+        before the gate and the states that enter the chunks (each empty if it is not needed). `states`: see `chunk_starts`.
         """
-        starts = self.chunk_starts()
+        starts = self.chunk_starts(states=states)
         output = self.new(self.batch, self.length, self.dim, dtype=self.u[0].dtype)
         y = torch.empty_like(output) if save and self.z is not None else None
         last_states = self.new(self.lanes, self.batch, self.state, self.dim)
@@ -232,3 +239,26 @@ def selective_scan_lanes(
     )
     output, last_states, _, _ = _scan(*tensors, z, reverse, delta_softplus, chunk_length, save)
     return output, last_states
+
+
+@torch.no_grad()
+def continue_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    z: Tensor | None,
+    reverse: bool,
+    states: Tensor | None = None,
+    output: Tensor | None = None,
+    chunk_length: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As [`selective_scan_torch.continue_scan`]; the output has u's dtype."""
+    with torch.cuda.device_of(u):
+        scan = _Scan([u], [delta], [A], [B], [C], [D], [delta_bias], None, [reverse], True, chunk_length)
+        y, states, _, _ = scan.forward(False, states)
+    y = y if output is None else output.add_(y)
+    return y if z is None else y.mul_(torch.nn.functional.silu(z)), states

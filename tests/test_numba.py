@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from modeling_videomamba import VideoMambaModel, scan_implementations
-from modeling_videomamba.scan_implementations import ScanInputs, scan_directions, why_not_importable
+from modeling_videomamba.causal_conv1d_torch import causal_conv1d as causal_conv1d_torch
+from modeling_videomamba.scan_implementations import ScanInputs, convolve_directions, scan_directions, why_not_importable
 from modeling_videomamba.selective_scan import selective_scan, selective_scan_reference
 
 from .conftest import assert_same, small_config
@@ -94,9 +95,9 @@ class TestAgainstTheOracle:
             torch.set_num_threads(before)
 
     def test_in_threads_of_python_where_openmp_is_another(self, monkeypatch):
-        from modeling_videomamba import numba_threads
+        from modeling_videomamba import numba_common
 
-        monkeypatch.setattr(numba_threads, "_openmp", lambda: None)
+        monkeypatch.setattr(numba_common, "_openmp", lambda: None)
         before = torch.get_num_threads()
         torch.set_num_threads(2)
         try:
@@ -152,6 +153,46 @@ class TestAgainstTheOracle:
         lanes, gate = scan_inputs(9)
         lanes[0].delta[0, 4] = float("nan")
         assert numba_scan(lanes, BOTH, gate)[0, 4:].isnan().all()
+
+
+class TestConvolution:
+    @pytest.mark.parametrize(("reverse", "bias"), [(BOTH, True), (BOTH, False), ([True], True), ([False], True)])
+    @pytest.mark.parametrize("length", [1, 2, 5, 50])
+    @pytest.mark.parametrize("dim", [6, 32])
+    def test_forward_and_backward(self, dim, length, reverse, bias):
+        torch.manual_seed(0)
+        x = torch.randn(2, length, 2 * dim)[..., :dim].requires_grad_()  # a view, as the model has it
+        weights = [torch.randn(dim, 4, requires_grad=True) for _ in reverse]
+        biases = [torch.randn(dim, requires_grad=True) for _ in reverse] if bias else []
+        upstream = [torch.randn(2, length, dim) for _ in reverse]
+        leaves = (x, *weights, *biases)
+        outputs = convolve_directions(x, weights, biases, reverse, "numba")
+        expected = causal_conv1d_torch(x.double(), [w.double() for w in weights], [b.double() for b in biases], reverse)
+        grads = torch.autograd.grad(outputs, leaves, upstream)
+        expected_grads = torch.autograd.grad(expected, leaves, [grad.double() for grad in upstream])
+        for actual, right in zip((*outputs, *grads), (*expected, *expected_grads)):
+            assert_same(actual, right, 2e-6)
+
+    @pytest.mark.parametrize("parameters", [torch.float32, torch.bfloat16])
+    def test_bf16(self, parameters):
+        x, weight, bias = (torch.randn(*shape).bfloat16() for shape in ((2, 21, 32), (32, 4), (32,)))
+        weight, bias = (tensor.to(parameters).requires_grad_() for tensor in (weight, bias))
+        [output] = convolve_directions(x, [weight], [bias], [True], "numba")
+        [expected] = causal_conv1d_torch(x.double(), [weight.double()], [bias.double()], [True])
+        assert output.dtype == torch.bfloat16
+        assert_same(output, expected, 1e-2)
+        for grad, right in zip(*(torch.autograd.grad(y.sum(), (weight, bias)) for y in (output, expected))):
+            assert grad.dtype == parameters
+            assert_same(grad, right, 2e-2)
+
+    @pytest.mark.parametrize("dim", [3, 16])
+    def test_is_a_well_formed_custom_operator(self, dim):
+        x, *parameters = (torch.randn(*shape, requires_grad=True) for shape in ((2, 9, dim), (dim, 4), (dim,)))
+        operator = torch.ops.videomamba.causal_conv1d_numba.default
+        torch.library.opcheck(operator, (x, *([parameter] * 2 for parameter in parameters), BOTH))
+        backward = torch.ops.videomamba.causal_conv1d_numba_backward.default
+        x, *parameters = (tensor.detach() for tensor in (x, *parameters))
+        torch.library.opcheck(backward, ([x, x], x, *([parameter] * 2 for parameter in parameters), BOTH))
 
 
 class TestExponential:
@@ -242,11 +283,11 @@ class TestOperator:
             assert torch.equal(pool.apply(_scan_alone, (lanes, gate)), expected)
 
     def test_compilation_is_announced_when_there_is_nothing_on_disk(self, monkeypatch, caplog, tmp_path):
-        from modeling_videomamba import numba_threads
+        from modeling_videomamba import numba_common
 
-        monkeypatch.setattr(numba_threads.logger, "propagate", True)
+        monkeypatch.setattr(numba_common.logger, "propagate", True)
         kernel = SimpleNamespace(py_func=numba_scan, stats=SimpleNamespace(cache_path=str(tmp_path)))
-        numba_threads.announce_compilation.__wrapped__(kernel)
+        numba_common.announce_compilation.__wrapped__(kernel)
         assert "Compiling the selective scan for this CPU" in caplog.text
 
     def test_is_what_auto_takes_on_a_cpu(self):

@@ -1,4 +1,4 @@
-"""How the Numba kernels get at PyTorch's memory and run in its threads."""
+"""What the Numba operators share: PyTorch's memory as arrays, and its threads."""
 
 import ctypes
 import os
@@ -9,8 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers.utils import logging
+
+from .numba_vectors import WIDTH
+from .tensor_layout import evenly_spaced
 
 
 logger = logging.get_logger(__name__)
@@ -22,6 +26,13 @@ def announce_compilation(kernel: Callable) -> None:
     index_files = f"{Path(kernel.py_func.__code__.co_filename).stem}.*.nbi"
     if not any(Path(kernel.stats.cache_path).glob(index_files)):
         logger.warning("Compiling the selective scan for this CPU: some seconds, once; it is then kept on disk.")
+
+
+def fill_up(x: Tensor) -> Tensor:
+    """`x (..., channels)` with zeros up to a multiple of a vector's channels; `(batch, length, channels)` evenly spaced."""
+    missing = -x.shape[-1] % WIDTH
+    x = F.pad(x, (0, missing)) if missing else x
+    return evenly_spaced(x) if x.ndim == 3 else x
 
 
 def flat(x: Tensor) -> np.ndarray:

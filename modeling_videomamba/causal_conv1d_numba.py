@@ -1,0 +1,152 @@
+"""Depthwise causal convolutions with bias and SiLU in Numba, for CPUs: both directions in one pass over their input.
+
+A step of the forward direction looks at itself and at the steps before it, one of the reversed direction at those after it,
+with the same order of weights: the last weight is that of the step itself. Nothing is padded, flipped or transposed.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .numba_common import announce_compilation, fill_up, flat, in_threads
+from .numba_vectors import WIDTH, load, njit, pointer, sigmoid, splat, store
+
+
+@njit(nogil=True, cache=True)
+def _convolve(x, weight, bias, row, way, first, width, stride, dim, channel, biased):
+    y = load(bias, channel) if biased else splat(np.float32(0))
+    for k in range(first, width):
+        y = y + load(weight, k * dim + channel) * load(x, (row - way * (width - 1 - k)) * stride + channel)
+    return y
+
+
+@njit(nogil=True, cache=True)
+def _reach(step, length, width, reverse):
+    """The way of time, and the first weight that meets a step which is there."""
+    return (-1, max(0, width - (length - step))) if reverse else (1, max(0, width - (step + 1)))
+
+
+@njit(nogil=True, cache=True)
+def convolutions(
+    sample, first_block, last_block, x, weights, biases, outputs, length, dim, stride, width, reverse, biased
+) -> None:  # fmt: skip
+    """All arrays are flat; a row of x starts at a multiple of `stride`. weights: `(width, dim)` for each direction."""
+    x_ = pointer(x)
+    for step in range(length):
+        row = sample * length + step
+        for lane in range(len(weights)):
+            weight, bias, output = pointer(weights[lane]), pointer(biases[lane]), pointer(outputs[lane])
+            way, first = _reach(step, length, width, reverse[lane])
+            for block in range(first_block, last_block):
+                channel = block * WIDTH
+                y = _convolve(x_, weight, bias, row, way, first, width, stride, dim, channel, biased)
+                store(output, row * dim + channel, y * sigmoid(y))
+
+
+@njit(nogil=True, cache=True)
+def gradients(
+    sample, first_block, last_block, x, weights, biases, grads, dx, dweights, dbiases,
+    length, dim, stride, width, reverse, biased,
+) -> None:  # fmt: skip
+    """Adds to dx, and for every sample to dweights `(width, dim)` and dbiases `(dim,)`. They are fp32."""
+    x_, dx_, one = pointer(x), pointer(dx), splat(np.float32(1))
+    for step in range(length):
+        row = sample * length + step
+        for lane in range(len(weights)):
+            weight, bias, grad = pointer(weights[lane]), pointer(biases[lane]), pointer(grads[lane])
+            dweight, dbias = pointer(dweights[lane]), pointer(dbiases[lane])
+            way, first = _reach(step, length, width, reverse[lane])
+            for block in range(first_block, last_block):
+                channel = block * WIDTH
+                y = _convolve(x_, weight, bias, row, way, first, width, stride, dim, channel, biased)
+                s = sigmoid(y)
+                dy = load(grad, row * dim + channel) * s * (one + y * (one - s))
+                at = sample * dim + channel
+                store(dbias, at, load(dbias, at) + dy)
+                for k in range(first, width):
+                    source, own = row - way * (width - 1 - k), (sample * width + k) * dim + channel
+                    to = source * dim + channel
+                    store(dx_, to, load(dx_, to) + dy * load(weight, k * dim + channel))
+                    store(dweight, own, load(dweight, own) + dy * load(x_, source * stride + channel))
+
+
+class _Convolutions:
+    """What forward and backward share: the inputs as flat arrays, channels filled up to a multiple of a vector's."""
+
+    def __init__(self, x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]):
+        announce_compilation(convolutions)
+        x = fill_up(x)
+        self.batch, self.length, self.dim = x.shape
+        self.lanes, self.width, self.dtype = len(weights), weights[0].shape[1], x.dtype
+        # Copies: a parameter whose memory NumPy has seen cannot be freed any more, as sharded training does between layers.
+        weights = [fill_up(w.float().t()).clone(memory_format=torch.contiguous_format) for w in weights]  # (width, dim)
+        biases = [fill_up(b.float()).clone() for b in biases]
+        self.inputs = flat(x), *(tuple(map(flat, tensors)) for tensors in (weights, biases or weights))
+        self.sizes = self.length, self.dim, x.stride(1), self.width, tuple(reverse), len(biases) > 0
+
+    def run(self, kernel, *results: np.ndarray | tuple[np.ndarray, ...]) -> None:
+        def work(part: int, sample: int, first_block: int, last_block: int) -> None:
+            kernel(sample, first_block, last_block, *self.inputs, *results, *self.sizes)
+
+        in_threads(work, self.batch, self.dim // WIDTH, (kernel.__name__, "of convolutions", self.lanes, self.dtype))
+
+    def forward(self) -> list[Tensor]:
+        outputs = [torch.empty(self.batch, self.length, self.dim, dtype=self.dtype) for _ in range(self.lanes)]
+        self.run(convolutions, tuple(map(flat, outputs)))
+        return outputs
+
+    def backward(self, grads: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of x, of the weights, `(lanes, dim, width)`, and of the biases, `(lanes, dim)`."""
+        grads = [fill_up(grad.to(self.dtype)).contiguous() for grad in grads]
+        dx = torch.zeros(self.batch, self.length, self.dim)
+        dweights = torch.zeros(self.lanes, self.batch, self.width, self.dim)
+        dbiases = torch.zeros(self.lanes, self.batch, self.dim)
+        self.run(gradients, tuple(map(flat, grads)), flat(dx), *(tuple(map(flat, d)) for d in (dweights, dbiases)))
+        return dx, dweights.sum(1).transpose(1, 2), dbiases.sum(1)
+
+
+@torch.library.custom_op("videomamba::causal_conv1d_numba", mutates_args=(), device_types="cpu")
+def _convolutions(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
+    outputs = _Convolutions(x, weights, biases, reverse).forward()
+    return [output[..., : x.shape[2]].contiguous() for output in outputs]
+
+
+@_convolutions.register_fake
+def _(x, weights, biases, reverse):
+    return [x.new_empty(x.shape) for _ in weights]
+
+
+@torch.library.custom_op("videomamba::causal_conv1d_numba_backward", mutates_args=(), device_types="cpu")
+def _convolutions_backward(
+    grads: list[Tensor], x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]
+) -> list[Tensor]:
+    dx, dweights, dbiases = _Convolutions(x, weights, biases, reverse).backward(grads)
+    channels, parameters = x.shape[2], (*weights, *biases)
+    gradients = *dweights[:, :channels], *dbiases[: len(biases), :channels]
+    gradients = [d.to(p.dtype).clone(memory_format=torch.contiguous_format) for d, p in zip(gradients, parameters)]
+    return [dx[..., :channels].to(x.dtype).contiguous(), *gradients]
+
+
+@_convolutions_backward.register_fake
+def _(grads, x, weights, biases, reverse):
+    return [tensor.new_empty(tensor.shape) for tensor in (x, *weights, *biases)]
+
+
+def _save_for_backward(ctx, inputs, output):
+    x, weights, biases, ctx.reverse = inputs
+    ctx.save_for_backward(x, *weights, *biases)
+
+
+def _differentiate(ctx, grads):
+    x, *parameters = ctx.saved_tensors
+    n = len(ctx.reverse)
+    dx, *gradients = _convolutions_backward(grads, x, parameters[:n], parameters[n:], ctx.reverse)
+    return dx, gradients[:n], gradients[n:], None
+
+
+_convolutions.register_autograd(_differentiate, setup_context=_save_for_backward)
+
+
+def causal_conv1d(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
+    """As [`causal_conv1d_torch.causal_conv1d`], for fp32 and bf16."""
+    return _convolutions(x, weights, biases, reverse)
