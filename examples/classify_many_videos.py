@@ -79,7 +79,8 @@ def list_videos(source: str, media_root: str | None) -> list[str]:
     path = Path(os.path.abspath(source))
     if not path.exists():
         raise FileNotFoundError(f"There is no folder or list {path}.")
-    videos = read_unlabelled_folder(path) if path.is_dir() else read_list(path, media_root, labelled=False)
+    root = os.path.abspath(media_root) if media_root else None
+    videos = read_unlabelled_folder(path) if path.is_dir() else read_list(path, root, labelled=False)
     return list(dict.fromkeys(videos["video"]))
 
 
@@ -112,7 +113,7 @@ def readable(items: Iterable[tuple[str, Tensor | str]], errors: TextIO) -> Itera
 def batches_by_shape(items: Iterable[tuple[str, Tensor]], size: int) -> Iterator[list[tuple[str, Tensor]]]:
     """Yields `size` items of one shape as soon as there are as many, and what is left in the end.
 
-    With so many shapes that [`MOST_WAITING`] batches wait, the fullest goes as it is.
+    Where there are so many shapes that clips for [`MOST_WAITING`] batches wait, the fullest goes as it is.
     """
     waiting = defaultdict(list)
     for item in items:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -141,7 +142,7 @@ class TestLists:
 
     def test_a_csv_of_the_training_scripts_is_a_list(self, videos, model, tmp_path):
         (tmp_path / "val.csv").write_text("path,label\nmore/3.gif,jump\n0.gif,run\n")
-        rows = classify(model, tmp_path / "val.csv", tmp_path / "out", media_root=videos)
+        rows = classify(model, tmp_path / "val.csv", tmp_path / "out", media_root=os.path.relpath(videos))
         assert [row["video"] for row in rows] == [str(videos / "more/3.gif"), str(videos / "0.gif")]
 
     def test_nothing_to_classify_is_an_error(self, model, tmp_path):
