@@ -15,7 +15,6 @@ goes on where it was, with however many processes.
 
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -39,13 +38,14 @@ from examples.common.card_results import results_card, update_card
 from examples.common.clips import UNREADABLE_LABEL, EvaluationViews, UnreadableFiles, drawn_from
 from examples.common.confusion_matrix import draw_confusion_matrix
 from examples.common.frame_sampling import FRAME_SAMPLINGS
+from examples.common.inference import classify_views, fingerprint_of, load_classifier
 from examples.common.media_lists import cut_into_windows, label_ids, label_names, label_values, load_media
 from examples.common.metrics import metrics_of
-from examples.common.models import labels_of, locate
-from examples.common.score_files import fingerprint, open_part, read_parts
+from examples.common.models import labels_of
+from examples.common.score_files import add_row, fingerprint, open_part, read_parts
 from examples.common.settings import check_settings
 from examples.common.views import group, list_samples, merge
-from modeling_videomamba import VideoMambaForVideoClassification, VideoMambaVideoProcessor, scan_report
+from modeling_videomamba import VideoMambaForVideoClassification, scan_report
 
 
 @dataclass
@@ -82,23 +82,6 @@ def load_split(args: DataArguments, split: str | None) -> tuple[Dataset, str]:
     raise ValueError(f"{args.data} has {wanted}.")
 
 
-def load_model(name: str) -> tuple[VideoMambaForVideoClassification, VideoMambaVideoProcessor]:
-    source = locate(name)
-    model, loading = VideoMambaForVideoClassification.from_pretrained(source, output_loading_info=True)
-    if loading["missing_keys"]:
-        raise ValueError(f"{name} is no trained classifier of videos, it lacks {', '.join(sorted(loading['missing_keys']))}.")
-    if model.config.num_frames is None:
-        raise ValueError(f"{name} is a model of images.")
-    if model.config.problem_type == "multi_label_classification":
-        raise ValueError(f"{name} gives several labels to a video, which these metrics are not for.")
-    return model.eval(), VideoMambaVideoProcessor.from_pretrained(source)
-
-
-def fingerprint_of(model: VideoMambaForVideoClassification, processor: VideoMambaVideoProcessor) -> str:
-    tensors = (tensor.cpu().contiguous().view(torch.uint8).numpy() for tensor in model.state_dict().values())
-    return fingerprint(model.config.to_json_string().encode(), processor.to_json_string().encode(), *tensors)
-
-
 class ViewsToDo(torch.utils.data.Dataset):
     """`(index, views)` of the samples at `indices`; `None` in place of views that cannot be read."""
 
@@ -120,42 +103,17 @@ class ViewsToDo(torch.utils.data.Dataset):
         return index, views
 
 
-@torch.inference_mode()
-def score(
-    model: VideoMambaForVideoClassification,
-    processor: VideoMambaVideoProcessor,
-    samples: DataLoader,
-    batch_size: int,
-    bf16: bool,
-) -> Iterator[tuple[int, list[float] | None]]:
-    """Yields the index and the scores `(labels,)` of every sample, the mean over its views, or `None` if it cannot be read."""
-    other_length = processor.num_frames != model.config.num_frames
-    for index, views in samples:
-        if views is None:
-            yield index, None
-            continue
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-            logits = torch.cat(
-                [
-                    model(batch.to(model.device), interpolate_pos_encoding=other_length).logits
-                    for batch in views.split(batch_size)
-                ]
-            )  # (views, labels)
-        scores = processor.post_process_video_classification(logits, len(views), model.config.problem_type)  # (1, labels)
-        yield index, scores[0].tolist()
-
-
 def write_results(
     output_dir: Path,
     samples: list[dict],
-    scores: dict[int, list[float]],
+    scored: dict[int, dict],
     model: VideoMambaForVideoClassification,
     settings: dict,
 ) -> dict:
     """Merges the samples, writes all files but the model's own card, and returns what is in results.json."""
     is_regression = model.config.problem_type == "regression"
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    rows = [sample | {"scores": np.float32(scores[i])} for i, sample in enumerate(samples) if i in scores]
+    rows = [sample | {"scores": np.float32(scored[i]["scores"])} for i, sample in enumerate(samples) if i in scored]
     if not rows:
         raise ValueError(f"None of the {len(samples)} videos could be read.")
 
@@ -173,7 +131,7 @@ def write_results(
         figure.savefig(output_dir / "confusion_matrix.png", dpi=100)
     results = metrics_of(model.config.problem_type)(merged_scores, np.array(labels))
     results["num_videos"], results["num_samples"], results["num_labels"] = len(videos), len(rows), len(names)
-    results["unreadable_videos"] = sorted({sample["video"] for i, sample in enumerate(samples) if i not in scores})
+    results["unreadable_videos"] = sorted({sample["video"] for i, sample in enumerate(samples) if i not in scored})
     results |= settings
     results_card(results, Path(settings["model"]).resolve().name).save(output_dir / "card_block.md")
     (output_dir / "results.json").write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -191,8 +149,10 @@ def main(argv: list[str] | None = None) -> None:
     timeout = timedelta(days=1)  # a process may have to wait long for one with slower videos
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timeout)
     with state.main_process_first():  # what is downloaded is there for the others
-        model, processor = load_model(args.model)
+        model, processor = load_classifier(args.model)
         videos, split = load_split(data_args, args.split)
+    if model.config.problem_type == "multi_label_classification":
+        raise ValueError(f"{args.model} gives several labels to a video, which these metrics are not for.")
     processor.num_frames = args.num_frames or model.config.num_frames
 
     if model.config.problem_type == "regression":
@@ -230,7 +190,7 @@ def main(argv: list[str] | None = None) -> None:
         check_settings(output_dir / "settings.json", settings)
         if state.is_main_process:
             unreadable.file.unlink(missing_ok=True)  # they are tried again
-    done = read_parts(output_dir)
+    done = read_parts(output_dir, "index")
     state.wait_for_everyone()  # nobody writes before all have read
 
     to_do = [i for i in range(len(samples)) if i not in done][state.process_index :: state.num_processes]
@@ -252,17 +212,17 @@ def main(argv: list[str] | None = None) -> None:
     )
     progress = tqdm(total=len(samples), initial=len(done), unit="video", disable=not state.is_main_process)
     with progress, open_part(output_dir / f"part-{state.process_index}.jsonl") as part:
-        for index, scores in score(model, processor, loader, args.batch_size, args.bf16):
-            if scores is not None:
-                part.write(json.dumps({"index": index, "video": samples[index]["video"], "scores": scores}) + "\n")
-                part.flush()
+        for index, views in loader:
+            if views is not None:
+                [scores] = classify_views(model, processor, views, len(views), args.batch_size, args.bf16)
+                add_row(part, {"index": index, "video": samples[index]["video"], "scores": scores.tolist()})
             progress.update(min(state.num_processes, progress.total - progress.n))  # the others are about as far
 
     state.wait_for_everyone()
     if state.is_main_process:
         dataset_name = args.dataset_name or Path(data_args.data).resolve().name
         settings |= {"merge": data_args.merge, "dataset_name": dataset_name}
-        results = write_results(output_dir, samples, read_parts(output_dir), model, settings)
+        results = write_results(output_dir, samples, read_parts(output_dir, "index"), model, settings)
         if args.update_card:
             update_card(Path(args.model) / "README.md", results)
         for name in ("accuracy", "top5_accuracy"):

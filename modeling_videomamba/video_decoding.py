@@ -92,8 +92,8 @@ def torchcodec_is_usable() -> bool:
 
 
 def _threads() -> int:
-    """Of FFmpeg: 1 in a worker of a data loader, where others keep the cores busy; elsewhere 0, as many as there are cores."""
-    return 0 if torch.utils.data.get_worker_info() is None else 1
+    """Of FFmpeg: as many as PyTorch's, so 1 in a worker of a data loader, and as OMP_NUM_THREADS says."""
+    return torch.get_num_threads()
 
 
 def _open(source: str | bytes) -> "av.container.InputContainer":

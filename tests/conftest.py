@@ -1,7 +1,12 @@
 """What tests share: the reference's tensors, models of test size, and clips rendered on the spot."""
 
+import functools
+import http.server
 import json
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,14 +14,15 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton: its kernels then run on CPU, step by step
 
-from conversion.converter import convert, save
-from modeling_videomamba import VideoMambaConfig
+from conversion.converter import convert, processor_for, save
+from modeling_videomamba import VideoMambaConfig, VideoMambaForVideoClassification
 
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -62,6 +68,15 @@ def small_config(**overrides) -> VideoMambaConfig:
     return VideoMambaConfig(**(sizes | overrides))
 
 
+def save_model(directory: Path, **config) -> Path:
+    """A model whose weights are random, and so large that its scores differ from video to video."""
+    torch.manual_seed(0)
+    config = small_config(initializer_range=0.3, **config)
+    VideoMambaForVideoClassification(config).save_pretrained(directory)
+    processor_for(config).save_pretrained(directory)
+    return directory
+
+
 @pytest.fixture
 def one_thread():
     """Models of test size are many times slower with two."""
@@ -91,3 +106,26 @@ def render_clip(path: Path, num_frames: int = 40, size: tuple[int, int] = (64, 9
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return frames
+
+
+def render_noise(path: Path, seed: int, num_frames: int) -> None:
+    """Writes a GIF of coloured squares, 25 frames a second of 32 x 48 pixels."""
+    squares = np.random.default_rng(seed).integers(256, size=(num_frames, 4, 6, 3), dtype=np.uint8)
+    frames = [Image.fromarray(picture).resize((48, 32), Image.Resampling.NEAREST) for picture in squares]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=40)
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The http address under which the files of a folder can be fetched meanwhile."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()

@@ -17,7 +17,6 @@ from datasets import ClassLabel, Dataset, Features, Video
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from PIL import Image
 
-from conversion.converter import processor_for
 from examples import evaluate_video_classification
 from examples.common.confusion_matrix import draw_confusion_matrix
 from examples.common.metrics import metrics_of
@@ -29,7 +28,7 @@ from modeling_videomamba import (
     VideoMambaVideoProcessor,
 )
 
-from .conftest import golden, small_config
+from .conftest import golden, render_noise, save_model, small_config
 
 
 ROOT = Path(__file__).parents[1]
@@ -46,13 +45,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def render_noise(path: Path, seed: int, num_frames: int) -> None:
-    """Writes a GIF of coloured squares, 25 frames a second of 32 x 48 pixels."""
-    squares = np.random.default_rng(seed).integers(256, size=(num_frames, 4, 6, 3), dtype=np.uint8)
-    frames = [Image.fromarray(picture).resize((48, 32), Image.Resampling.NEAREST) for picture in squares]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=40)
-
-
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> Path:
     """Three long and three short videos, in class folders."""
@@ -62,16 +54,6 @@ def videos(tmp_path_factory) -> Path:
         for i in range(3):
             render_noise(root / "test" / label / f"{label}{i}.gif", seed=num_frames + i, num_frames=num_frames)
     return root
-
-
-def save_model(directory: Path, **config) -> Path:
-    """A model whose weights are random, and so large that its scores differ from video to video."""
-    torch.manual_seed(0)
-    config = small_config(initializer_range=0.3, **config)
-    model = VideoMambaForVideoClassification(config)
-    model.save_pretrained(directory)
-    processor_for(config).save_pretrained(directory)
-    return directory
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,6 @@
 """The video processor: the reference's frames, pixels and views, from files of many kinds."""
 
-import functools
-import http.server
 import json
-import threading
 
 import av
 import numpy as np
@@ -18,7 +15,7 @@ from conversion.converter import processor_for
 from modeling_videomamba import VideoMambaVideoProcessor, decode_video
 from modeling_videomamba.video_decoding import torchcodec_is_usable
 
-from .conftest import FIXTURES, golden, render_clip, small_config
+from .conftest import FIXTURES, golden, render_clip, served, small_config
 
 
 DECODERS = [
@@ -211,15 +208,8 @@ class TestDecoding:
         frames = [decode_video(source, lambda metadata: [1, 30])[0] for source in (path, content)]
         assert torch.equal(*frames)
 
-        class Handler(http.server.SimpleHTTPRequestHandler):
-            def log_message(self, *args):
-                pass
-
-        with http.server.HTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=tmp_path)) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            address = f"http://127.0.0.1:{server.server_port}/clip.mp4"
-            assert torch.equal(processor(address, return_tensors="pt")["pixel_values"], expected)
-            server.shutdown()
+        with served(tmp_path) as address:
+            assert torch.equal(processor(f"{address}/clip.mp4", return_tensors="pt")["pixel_values"], expected)
 
     def test_pil_frames_of_any_mode(self):
         image = Image.fromarray(np.arange(48 * 64, dtype=np.uint8).reshape(48, 64))

@@ -239,7 +239,7 @@ class AlignmentArguments:
             raise ValueError(f"--mask_ratio must be in [0, 1), got {self.mask_ratio:g}.")
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows defaults, and the description as it was written."""
 
 
@@ -265,7 +265,7 @@ def parse_arguments(
         classes,
         usage="%(prog)s [--recipe NAME] [--option value ...]",
         description=description,
-        formatter_class=_Help,
+        formatter_class=Help,
         parents=[early],
         allow_abbrev=False,
     )

@@ -116,7 +116,7 @@ def read_list(path: Path, root: str | None = None, media: Media = "video", label
 
     A line is `path label`, `path label seconds`, or `folder num_frames label` for a folder with one picture a frame; without
     labels, just `path`. A first line whose second field is `label`, `class` or the like is a header. Labels are class ids,
-    class names, or values to regress.
+    class names, or values to regress. The path of a video may be an http(s) address.
     """
     start = Path(root) if root is not None else path.parent
     lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
@@ -143,7 +143,7 @@ def read_list(path: Path, root: str | None = None, media: Media = "video", label
                 duration = float(fields[2])
             except ValueError:
                 raise ValueError(f"{path}: the third field of {row} is no number of seconds.") from None
-        columns[media].append(str(file))
+        columns[media].append(fields[0] if _is_address(fields[0]) else str(file))
         columns["label"].append(fields[2] if is_frame_folder else fields[1])
         columns["duration"].append(duration)
     if None in columns["duration"]:
@@ -152,7 +152,7 @@ def read_list(path: Path, root: str | None = None, media: Media = "video", label
     if not labelled:
         del columns["label"]
 
-    missing = [file for file in columns[media] if not Path(file).exists()]
+    missing = [file for file in columns[media] if not _is_address(file) and not Path(file).exists()]
     if len(missing) == len(rows):
         raise FileNotFoundError(
             f"None of the {len(rows)} {media}s in {path} exists, the first is {missing[0]}. Relative paths start from "
@@ -179,7 +179,8 @@ def write_list(videos: Dataset, path: Path) -> None:
             if isinstance(source := source_of(row), str):
                 label = names[row["label"]] if names and isinstance(row["label"], int) else row["label"]
                 duration = [row["duration"]] if "duration" in row else []
-                csv.writer(file).writerow([Path(source).absolute(), label, *duration])
+                place = source if _is_address(source) else Path(source).absolute()
+                csv.writer(file).writerow([place, label, *duration])
 
 
 def hold_out(videos: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -293,6 +294,10 @@ def _splits_in(folder: Path, suffix: str) -> dict[str, Path]:
     paths = {split: [folder / f"{name}{suffix}" for name in names] for split, names in SPLIT_NAMES.items()}
     found = {split: next((path for path in candidates if path.exists()), None) for split, candidates in paths.items()}
     return {split: path for split, path in found.items() if path is not None}
+
+
+def _is_address(path: str) -> bool:
+    return path.startswith(("http://", "https://"))
 
 
 def _split_at_spaces(line: str, root: Path, media: Media) -> list[str]:
