@@ -10,6 +10,7 @@ import os
 import urllib.request
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import av
 import numpy as np
@@ -20,11 +21,15 @@ from transformers.video_utils import VideoMetadata
 
 VideoSource = str | os.PathLike | bytes
 
+FRAMES_AT_A_TIME = 16
 CONTAINERS_WITH_INDEX = {"mov", "mp4", "matroska", "webm"}
 
 
 def decode_video(
-    source: VideoSource, choose_frames: Callable[[VideoMetadata], Sequence[int]], decoder: str | None = None
+    source: VideoSource,
+    choose_frames: Callable[[VideoMetadata], Sequence[int]],
+    decoder: str | None = None,
+    shrink: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, VideoMetadata]:
     """Decodes the frames that `choose_frames` asks for.
 
@@ -32,9 +37,12 @@ def decode_video(
         source: path, http(s) address, or the bytes of a video file.
         choose_frames: given the video's metadata, returns indices of frames, in any order; repeats are fine.
         decoder (`"torchcodec"` or `"pyav"`, *optional*): by default torchcodec where it is usable.
+        shrink (*optional*): called with some decoded frames after the other, `(frames, 3, height, width)`, uint8; its results
+            are put together. Resizing here keeps a long video from being in memory at full size.
 
     Returns:
-        Frames `(len(indices), 3, height, width)`, uint8 RGB, upright; metadata with `frames_indices`.
+        Frames `(len(indices), 3, height, width)`, uint8 RGB, upright, or what `shrink` makes of them; metadata with
+        `frames_indices`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -60,18 +68,28 @@ def decode_video(
         if decoder == "torchcodec" or (decoder is None and keyframes and torchcodec_is_usable()):
             metadata.video_backend = "torchcodec"
             try:
-                frames = _decode_torchcodec(source, wanted)
+                frames = _put_together(_decode_torchcodec(source, wanted), shrink)
             except RuntimeError:  # PyAV reads some files that torchcodec does not: edit lists that start before a keyframe
                 if decoder == "torchcodec":
                     raise
         if frames is None:
             metadata.video_backend = "pyav"
             at_times = _decode_at_times(source, keyframes, [times[i] for i in wanted]) if keyframes else None
-            frames = torch.stack(list(at_times or _decode_from_start(source, wanted)))
+            frames = _put_together(at_times or _decode_from_start(source, wanted), shrink)
     except (av.FFmpegError, EOFError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"Cannot decode the video {name}: it is empty, truncated or no video ({reason}).") from error
-    return frames[np.searchsorted(wanted, indices)], metadata
+    return frames if indices == wanted else frames[np.searchsorted(wanted, indices)], metadata
+
+
+def _put_together(frames: Iterator[Tensor], shrink: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """One tensor of frames `(3, height, width)`."""
+    parts = []
+    while part := list(islice(frames, FRAMES_AT_A_TIME)):
+        parts.append(torch.stack(part))
+        if shrink is not None:
+            parts[-1] = shrink(parts[-1])
+    return torch.cat(parts)
 
 
 def _fetch(address: str) -> bytes:
@@ -134,13 +152,16 @@ def _read_index(source: str | bytes) -> tuple[VideoMetadata, list[int], list[int
     return metadata, times, keyframes
 
 
-def _decode_torchcodec(source: str | bytes, indices: list[int]) -> Tensor:
+def _decode_torchcodec(source: str | bytes, indices: list[int]) -> Iterator[Tensor]:
+    """Yields the frames `(3, height, width)` of the ascending `indices`."""
     try:
         from torchcodec.decoders import VideoDecoder
     except ImportError as error:
         raise ImportError("torchcodec is not installed: `pip install torchcodec`.") from error
 
-    return VideoDecoder(source, seek_mode="exact", num_ffmpeg_threads=_threads()).get_frames_at(indices).data
+    decoder = VideoDecoder(source, seek_mode="exact", num_ffmpeg_threads=_threads())
+    for start in range(0, len(indices), FRAMES_AT_A_TIME):
+        yield from decoder.get_frames_at(indices[start : start + FRAMES_AT_A_TIME]).data
 
 
 def _decode_at_times(source: str | bytes, keyframes: list[int], times: list[int]) -> Iterator[Tensor]:

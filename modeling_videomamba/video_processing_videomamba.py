@@ -94,11 +94,16 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
         if isinstance(video_url_or_urls, list):
             return list(zip(*[self.fetch_videos(video, sample_indices_fn) for video in video_url_or_urls]))
 
-        def choose_frames(metadata: VideoMetadata) -> np.ndarray:
-            every_frame = np.arange(metadata.total_num_frames)
-            return every_frame if sample_indices_fn is None else sample_indices_fn(metadata=metadata)
+        if sample_indices_fn is None:
+            return decode_video(video_url_or_urls, lambda metadata: np.arange(metadata.total_num_frames))
+        settings = self._standardize_kwargs(**sample_indices_fn.keywords)  # all that `preprocess` was called with
 
-        return decode_video(video_url_or_urls, choose_frames)
+        def shrink(frames: Tensor) -> Tensor:
+            """Resizes them now rather than later, when all have been decoded; then nothing is left to resize."""
+            return self.resize(frames, settings["size"], resample=settings["resample"])
+
+        shrink = shrink if settings["do_resize"] else None
+        return decode_video(video_url_or_urls, lambda metadata: sample_indices_fn(metadata=metadata), shrink=shrink)
 
     def resize(self, image: Tensor, size, **kwargs) -> Tensor:
         return super().resize(image, size, **(kwargs | {"antialias": False}))

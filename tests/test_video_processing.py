@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import transforms
-from transformers import AutoImageProcessor, AutoVideoProcessor
+from transformers import AutoImageProcessor, AutoVideoProcessor, pipeline
 from transformers.video_utils import VideoMetadata
 
 from conversion.converter import processor_for
 from modeling_videomamba import VideoMambaVideoProcessor, decode_video
 from modeling_videomamba.video_decoding import torchcodec_is_usable
 
-from .conftest import FIXTURES, golden, render_clip, served, small_config
+from .conftest import FIXTURES, golden, render_clip, save_model, served, small_config
 
 
 DECODERS = [
@@ -112,6 +112,40 @@ class TestTransform:
         assert processor.num_frames == 8
         assert processor.num_clips == 1  # views belong to a call: a pipeline would use the first one only
         assert processor.size == {"shortest_edge": 64}
+
+
+class TestLongVideos:
+    @pytest.mark.parametrize("options", [{}, {"num_clips": 2, "num_crops": 3}, {"do_resize": False, "crop_size": 30}])
+    def test_frames_of_a_file_are_resized_as_they_come(self, clip, options):
+        """The same as from an array of all of them at full size, also where that is enlarged."""
+        path, _ = clip
+        frames, metadata = decode_video(path, lambda metadata: range(metadata.total_num_frames))
+        for size in (24, 100):
+            processor = VideoMambaVideoProcessor(num_frames=20, size={"shortest_edge": size}, crop_size=20)
+            from_file = processor(path, return_tensors="pt", **options)["pixel_values"]
+            from_array = processor(frames, video_metadata=metadata, return_tensors="pt", **options)["pixel_values"]
+            assert torch.equal(from_file, from_array)
+
+    @pytest.mark.parametrize("decoder", DECODERS)
+    def test_few_frames_are_in_memory_at_full_size(self, clip, decoder):
+        parts = []
+
+        def shrink(frames):
+            parts.append(len(frames))
+            return frames[:, :, ::2, ::2]
+
+        path, drawn = clip
+        frames, _ = decode_video(path, lambda metadata: range(40), decoder, shrink)
+        assert parts == [16, 16, 8]
+        assert frames.shape == (40, 3, drawn.shape[1] // 2, drawn.shape[2] // 2)
+
+    def test_pipeline_with_more_frames_than_the_model_was_trained_on(self, clip, tmp_path):
+        classify = pipeline("video-classification", model=str(save_model(tmp_path)))
+        [best] = classify(clip[0], num_frames=30, top_k=1)
+        pixel_values = VideoMambaVideoProcessor.from_pretrained(tmp_path)(clip[0], num_frames=30)["pixel_values"]
+        assert len(pixel_values[0]) == 30
+        scores = classify.model(torch.stack(pixel_values)).logits.softmax(-1)
+        assert best["score"] == pytest.approx(scores.max().item(), rel=1e-5)
 
 
 class TestViews:

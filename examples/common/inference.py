@@ -43,7 +43,7 @@ def classify_views(
     Raises:
         ValueError: if the model's patches do not cover such frames.
     """
-    other_size = processor.num_frames != model.config.num_frames or not processor.do_center_crop
+    other_size = not processor.do_center_crop
     with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
         logits = torch.cat(
             [model(batch.to(model.device), interpolate_pos_encoding=other_size).logits for batch in views.split(batch_size)]
