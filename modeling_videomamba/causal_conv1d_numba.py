@@ -32,15 +32,45 @@ def convolutions(
 ) -> None:  # fmt: skip
     """All arrays are flat; a row of x starts at a multiple of `stride`. weights: `(width, dim)` for each direction."""
     x_ = pointer(x)
-    for step in range(length):
-        row = sample * length + step
+    for step in range(0, length, 4):
         for lane in range(len(weights)):
             weight, bias, output = pointer(weights[lane]), pointer(biases[lane]), pointer(outputs[lane])
-            way, first = _reach(step, length, width, reverse[lane])
-            for block in range(first_block, last_block):
-                channel = block * WIDTH
-                y = _convolve(x_, weight, bias, row, way, first, width, stride, dim, channel, biased)
-                store(output, row * dim + channel, y * sigmoid(y))
+            earliest = step if reverse[lane] else step - 3
+            if width == 4 and earliest >= 0 and earliest + 7 <= length:
+                row, back = sample * length + step, reverse[lane]
+                seen = sample * length + earliest
+                for block in range(first_block, last_block):
+                    channel = block * WIDTH
+                    _convolve_four(x_, weight, bias, output, row, seen, back, stride, dim, channel, biased)
+                continue
+            for i in range(step, min(step + 4, length)):
+                row = sample * length + i
+                way, first = _reach(i, length, width, reverse[lane])
+                for block in range(first_block, last_block):
+                    channel = block * WIDTH
+                    y = _convolve(x_, weight, bias, row, way, first, width, stride, dim, channel, biased)
+                    store(output, row * dim + channel, y * sigmoid(y))
+
+
+@njit(nogil=True, cache=True)
+def _convolve_four(x, weight, bias, output, row, seen, reverse, stride, dim, channel, biased):
+    """Four rows from `row` on, with four weights: seven rows of x are loaded once, those from `seen` on."""
+    first, way = (3 * dim, -dim) if reverse else (0, dim)
+    w0, w1 = load(weight, first + channel), load(weight, first + way + channel)
+    w2, w3 = load(weight, first + 2 * way + channel), load(weight, first + 3 * way + channel)
+    b = load(bias, channel) if biased else splat(np.float32(0))
+    at = seen * stride + channel
+    x0, x1, x2, x3 = load(x, at), load(x, at + stride), load(x, at + 2 * stride), load(x, at + 3 * stride)
+    x4, x5, x6 = load(x, at + 4 * stride), load(x, at + 5 * stride), load(x, at + 6 * stride)
+    y0 = b + w0 * x0 + w1 * x1 + w2 * x2 + w3 * x3
+    y1 = b + w0 * x1 + w1 * x2 + w2 * x3 + w3 * x4
+    y2 = b + w0 * x2 + w1 * x3 + w2 * x4 + w3 * x5
+    y3 = b + w0 * x3 + w1 * x4 + w2 * x5 + w3 * x6
+    to = row * dim + channel
+    store(output, to, y0 * sigmoid(y0))
+    store(output, to + dim, y1 * sigmoid(y1))
+    store(output, to + 2 * dim, y2 * sigmoid(y2))
+    store(output, to + 3 * dim, y3 * sigmoid(y3))
 
 
 @njit(nogil=True, cache=True)

@@ -262,16 +262,19 @@ class VideoMambaMixer(nn.Module):
     def _convolve_chunk(self, scan: VideoMambaScanDirection, x: Tensor, neighbour: Tensor | None) -> Tensor:
         """`x (1, chunk, intermediate)` convolved; `neighbour` is the chunk that `scan` came from."""
         reverse, (weight, bias) = scan is self.backward_scan, scan.conv1d()
-        parameters = [weight[:, 0]], [] if bias is None else [bias], [reverse], self.scan_implementation
-        [u] = convolve_directions(x, *parameters)
-        if neighbour is not None:  # the tokens that see into it once more, with what they see
-            reach = weight.shape[-1] - 1
-            if reverse:
-                [seam] = convolve_directions(torch.cat((x[:, -reach:], neighbour[:, :reach]), dim=1), *parameters)
-                u[:, -reach:] = seam[:, :reach]
-            else:
-                [seam] = convolve_directions(torch.cat((neighbour[:, -reach:], x[:, :reach]), dim=1), *parameters)
-                u[:, :reach] = seam[:, -reach:]
+        weight, biases = weight[:, 0], [] if bias is None else [bias]
+        [u] = convolve_directions(x, [weight], biases, [reverse], self.scan_implementation)
+        if neighbour is None or (reach := weight.shape[-1] - 1) == 0:
+            return u
+        # The tokens that see into the neighbour once more, with what they see.
+        rows = (x[:, -reach:], neighbour[:, :reach]) if reverse else (neighbour[:, -reach:], x[:, :reach])
+        windows = torch.cat(rows, dim=1).unfold(1, reach + 1, 1).float()  # (1, tokens, intermediate, width)
+        seam = (windows * (weight.flip(-1) if reverse else weight).float()).sum(-1)
+        seam = F.silu(seam if bias is None else seam + bias.float())
+        if reverse:
+            u[:, -reach:] = seam
+        else:
+            u[:, :reach] = seam
         return u
 
     def extra_repr(self) -> str:

@@ -235,6 +235,22 @@ def _polynomial(builder: ir.IRBuilder, x: ir.Value, coefficients: tuple[float, .
     return value
 
 
+@intrinsic
+def reciprocal(typing, numbers):
+    """Relative error below 2e-7, of numbers near one."""
+
+    def code(context, builder, sig, args) -> ir.Value:
+        [x] = args
+        if not HAS_AVX512:
+            return builder.fdiv(_constant(1.0), x)
+        # A step of Newton's from 14 exact bits takes a fraction of a division's time.
+        estimate = _call(builder, "llvm.x86.avx512.rcp14.ps.512", [x, x, ir.IntType(16)(-1)])
+        error = _call(builder, "llvm.fma.v16f32", [builder.fneg(x), estimate, _constant(1.0)])
+        return _call(builder, "llvm.fma.v16f32", [estimate, error, estimate])
+
+    return float32x16(float32x16), code
+
+
 @njit
 def _exp_minus(x):
     """`exp(-|x|)`"""
@@ -244,7 +260,7 @@ def _exp_minus(x):
 @njit
 def sigmoid(x):
     e = _exp_minus(x)
-    return select_positive(x, splat(np.float32(1)), e) / (splat(np.float32(1)) + e)
+    return select_positive(x, splat(np.float32(1)), e) * reciprocal(splat(np.float32(1)) + e)
 
 
 # Minimax polynomial of log(1 + e) / e for e in [0, 1], relative error 3e-8

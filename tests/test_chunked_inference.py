@@ -96,7 +96,9 @@ class TestModel:
         for state, right in zip(actual.hidden_states, expected.hidden_states):
             assert_same(state, right, 1e-5)
 
-    @pytest.mark.parametrize("config", [{"bidirectional": False}, {"use_conv_bias": False}, {"conv_kernel": 2}])
+    @pytest.mark.parametrize(
+        "config", [{"bidirectional": False}, {"use_conv_bias": False}, {"conv_kernel": 1}, {"conv_kernel": 3}]
+    )
     def test_other_mixers(self, pixel_values, config):
         model = make_model(**config)
         with torch.no_grad():
