@@ -109,8 +109,8 @@ class VideoMambaConfig(PreTrainedConfig):
             tensors' device and what is installed. See [`scan_report`].
         mixer_chunk_size (`int` or `None`, defaults to `"auto"`):
             Tokens that a mixer works through at a time in inference (under `torch.no_grad()`), which bounds the memory that it
-            takes; the results are the same. `None` is all at once, `"auto"` 2048 on a CPU, where that is also faster, and
-            all at once elsewhere. At least `2 * conv_kernel`. Scan orders other than `"spatial_first"` take all at once.
+            takes; the results are the same. `None` is all at once, `"auto"` 8192 on a CPU and all at once elsewhere. At least
+            `2 * conv_kernel`. Scan orders other than `"spatial_first"` take all at once.
 
     Example:
 

@@ -19,6 +19,8 @@ from .tensor_layout import evenly_spaced
 
 logger = logging.get_logger(__name__)
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
 
 @cache
 def announce_compilation(kernel: Callable) -> None:
@@ -26,6 +28,20 @@ def announce_compilation(kernel: Callable) -> None:
     index_files = f"{Path(kernel.py_func.__code__.co_filename).stem}.*.nbi"
     if not any(Path(kernel.stats.cache_path).glob(index_files)):
         logger.warning("Compiling the selective scan for this CPU: some seconds, once; it is then kept on disk.")
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Makes the C library keep up to a GiB of freed memory for the next tensors.
+
+    Else it gives large pieces back to the system, which fills them with zeros and maps them page by page whenever they are
+    asked for again: at every block of the model, and for a quarter of its time. Whoever has set malloc's variables, or uses
+    another C library, is left alone.
+    """
+    is_set = any(name.startswith("MALLOC_") for name in os.environ)
+    if not is_set and (mallopt := _of_this_process("mallopt")) is not None:
+        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            mallopt(option, 2**30)
 
 
 def fill_up(x: Tensor) -> Tensor:
@@ -43,10 +59,10 @@ def flat(x: Tensor) -> np.ndarray:
 
 
 @cache
-def _openmp() -> Callable | None:
-    """`GOMP_parallel` of the OpenMP library that PyTorch has loaded, if it is of that kind."""
+def _of_this_process(name: str) -> Callable | None:
+    """A function of the libraries that this process has loaded, if there is one of that name."""
     try:
-        return ctypes.CDLL(None).GOMP_parallel
+        return getattr(ctypes.CDLL(None), name)
     except (AttributeError, OSError, TypeError):
         return None
 
@@ -72,6 +88,7 @@ def in_threads(work: Callable[[int, int, int, int], object], batch: int, blocks:
     for the next, and would take the processors away from others. What has not run yet with inputs of this `signature` is
     compiled first, in the thread that calls, for others may have too small a stack.
     """
+    keep_freed_memory()
     threads, parts = torch.get_num_threads(), shares(batch, blocks)
     bounds = [part * blocks // parts for part in range(parts + 1)]
     tasks = iter([(part, sample, *bounds[part : part + 2]) for sample in range(batch) for part in range(parts)])
@@ -89,7 +106,7 @@ def in_threads(work: Callable[[int, int, int, int], object], batch: int, blocks:
 
     if threads == 1:
         take_tasks()
-    elif (openmp := _openmp()) is not None:
+    elif (openmp := _of_this_process("GOMP_parallel")) is not None:
         openmp(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(take_tasks), None, threads, 0)
     else:
         list(_pool(threads, os.getpid()).map(take_tasks, range(threads)))

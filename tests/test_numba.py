@@ -1,6 +1,9 @@
 """The Numba kernels of the CPU against the fp64 oracle."""
 
 import multiprocessing
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -97,7 +100,7 @@ class TestAgainstTheOracle:
     def test_in_threads_of_python_where_openmp_is_another(self, monkeypatch):
         from modeling_videomamba import numba_common
 
-        monkeypatch.setattr(numba_common, "_openmp", lambda: None)
+        monkeypatch.setattr(numba_common, "_of_this_process", lambda name: None)
         before = torch.get_num_threads()
         torch.set_num_threads(2)
         try:
@@ -289,6 +292,24 @@ class TestOperator:
         kernel = SimpleNamespace(py_func=numba_scan, stats=SimpleNamespace(cache_path=str(tmp_path)))
         numba_common.announce_compilation.__wrapped__(kernel)
         assert "Compiling the selective scan for this CPU" in caplog.text
+
+    @pytest.mark.parametrize("setting", [{}, {"MALLOC_ARENA_MAX": "4"}])
+    def test_freed_memory_is_kept_unless_someone_has_decided_otherwise(self, setting):
+        """Counted in pages that the system has to map, in a process of its own."""
+        program = """
+import resource, torch
+from modeling_videomamba.numba_common import keep_freed_memory
+keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults(), faults())
+"""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+        process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment | setting)
+        first, second = map(int, process.stdout.split())
+        assert (second < first / 10) == (not setting)
 
     def test_is_what_auto_takes_on_a_cpu(self):
         assert scan_implementations.choose_scan_implementation("auto", "cpu", torch.bfloat16) == "numba"
