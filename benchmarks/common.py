@@ -1,6 +1,7 @@
 """What the benchmarks share: interleaved timing, memory, and a header that says where numbers come from."""
 
 import ctypes
+import math
 import platform
 import statistics
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from matplotlib.figure import Figure
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -61,6 +63,24 @@ def extra_memory(run: Callable[[], object]) -> float:
     before = status("VmRSS")
     run()
     return (status("VmHWM") - before) / 1024
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """Markdown; numbers with three digits, nothing where there is none."""
+
+    def cell(x: object) -> str:
+        if x is None or (isinstance(x, float) and math.isnan(x)):
+            return "–"
+        return f"{x:.3g}" if isinstance(x, float) else str(x)
+
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names), *([cell(row[name]) for name in names] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
 
 
 def provenance() -> str:

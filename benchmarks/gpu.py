@@ -9,7 +9,6 @@ compared is timed in turn, in one run; numbers are medians.
 
 import argparse
 import json
-import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ import matplotlib.pyplot as plt
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from benchmarks import gpu_models, gpu_operator
-from benchmarks.common import RESULTS, medians, provenance
+from benchmarks.common import RESULTS, medians, provenance, save_figure, table
 from modeling_videomamba import scan_report
 from modeling_videomamba.scan_implementations import why_not_importable
 
@@ -61,19 +60,6 @@ def measure_card(device: str) -> dict[str, float]:
         exponentials, count = partial(torch.exp2, numbers), numbers.numel()
     seconds = medians({"copy": partial(target.copy_, source), "exponentials": exponentials}, 5, device)
     return {"bytes_per_s": 2 * source.numel() / seconds["copy"], "exponentials_per_s": count / seconds["exponentials"]}
-
-
-def table(rows: list[dict[str, object]]) -> str:
-    """Markdown; numbers with three digits, nothing where there is none."""
-
-    def cell(x: object) -> str:
-        if x is None or (isinstance(x, float) and math.isnan(x)):
-            return "–"
-        return f"{x:.3g}" if isinstance(x, float) else str(x)
-
-    names = list(rows[0])
-    lines = [names, ["---"] * len(names), *([cell(row[name]) for name in names] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def ratio(numerator: float | None, denominator: float | None) -> float | None:
@@ -161,7 +147,7 @@ def plot_figure_1(rows: list[dict], path: Path) -> None:
         axis.set_xticks(frames, labels=frames)
         axis.minorticks_off()
         axis.legend()
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_operator(rows: list[dict], path: Path) -> None:
@@ -178,13 +164,7 @@ def plot_operator(rows: list[dict], path: Path) -> None:
         axis.plot(lengths, limit, "k--", label="limit of the card")
         axis.set(title=f"dim {dim}, batch 1", xlabel="length", ylabel="forward, ms", xscale="log", yscale="log")
         axis.legend()
-    save(figure, path)
-
-
-def save(figure: plt.Figure, path: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def main() -> None:

@@ -1,28 +1,18 @@
-"""The scan of one VideoMamba-M block on CPU, both directions, beside that block's matrix products and transformers' Mamba.
+"""The scan of one VideoMamba-M block on a CPU, both directions, beside that block's matrix products and transformers' Mamba.
 
-    python benchmarks/scan_cpu.py
-
-fp32, batch 1. Lengths are those of 8, 16 and 64 frames at 224 pixels. All of a length runs in one process, in turn, and what
-counts is the ratio; each length has a process of its own, so that it does not depend on what ran before it.
-"Products" are the block's projections: into the mixer, to delta, B and C for both directions, and out of it.
+fp32, batch 1. All of a length runs in one process, in turn, and what counts is the ratio. "Products" are the block's
+projections: into the mixer, to delta, B and C for both directions, and out of it.
 """
 
-import argparse
 import math
-import multiprocessing
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers.models.mamba import modeling_mamba
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
-
-from benchmarks.common import RESULTS, extra_memory, medians, provenance
+from benchmarks.common import extra_memory, medians
 from modeling_videomamba import VideoMambaConfig
 from modeling_videomamba.scan_implementations import ScanInputs, scan_directions
 
@@ -97,53 +87,27 @@ def transformers_scan(directions: list[ScanInputs]) -> Tensor:
     return total.mT
 
 
-def measure(length: int, repeats: int, peer_up_to: int) -> list[str]:
-    """The row of one length."""
+def measure(length: int, repeats: int, with_peer: bool) -> dict[str, object]:
+    """The row of one length. `with_peer`: whether to run transformers' scan, which is slow."""
     torch.manual_seed(0)
     runs = {"products": matrix_products(length)}
     for name in IMPLEMENTATIONS:
         runs[f"{name} forward"], runs[f"{name} training"] = scans(length, name)
     median = medians(runs, repeats)
-    row = [f"{length}", f"{median['products'] * 1e3:.0f}"]
+    row = {"length": length, "products, ms": median["products"] * 1e3}
     for name in IMPLEMENTATIONS:
         forward, training = median[f"{name} forward"], median[f"{name} training"]
-        row += [f"{forward / median['products']:.2f}", f"{training / forward:.2f}"]
-        row += [f"{extra_memory(runs[f'{name} {mode}']):.0f}" for mode in ("forward", "training")]
-    peer, difference = "–", "–"
-    if length <= peer_up_to and hasattr(modeling_mamba, "mamba_selective_scan"):
+        row[f"{name} / products"], row[f"{name}, fwd + bwd / fwd"] = forward / median["products"], training / forward
+        row[f"{name}, extra MiB fwd"] = extra_memory(runs[f"{name} forward"])
+        row[f"{name}, fwd + bwd"] = extra_memory(runs[f"{name} training"])
+    row["transformers' scan / numba"] = row["difference"] = None
+    if with_peer:
         directions = scan_inputs(length)
         with torch.inference_mode():
             theirs, ours = (
                 partial(scan, directions) for scan in (transformers_scan, partial(scan_directions, reverse=REVERSE))
             )
             pair = medians({"theirs": theirs, "ours": ours}, repeats=3)
-            difference = f"{(theirs() - ours()).abs().max():.1e}"
-        peer = f"{pair['theirs'] / pair['ours']:.0f}"
-    return [*row, peer, difference]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[1569, 3137, 12545])
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--peer-up-to", type=int, default=3137, help="longest length for transformers' scan, which is slow")
-    parser.add_argument("--output", type=Path, default=RESULTS / "scan_cpu.md")
-    args = parser.parse_args()
-    columns = ["length", "products, ms"]
-    for name in IMPLEMENTATIONS:
-        columns += [f"{name} / products", "fwd + bwd / fwd", "extra MiB fwd", "fwd + bwd"]
-    columns += ["transformers' scan / numba", "difference"]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    print(provenance(), *lines, sep="\n")
-    for length in args.lengths:
-        with multiprocessing.get_context("spawn").Pool(1) as process:
-            row = process.apply(measure, (length, args.repeats, args.peer_up_to))
-        lines.append("| " + " | ".join(row) + " |")
-        print(lines[-1], flush=True)
-
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(f"{__doc__.splitlines()[0]}\n\n{provenance()}\n\n" + "\n".join(lines) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+            row["difference"] = (theirs() - ours()).abs().max().item()
+        row["transformers' scan / numba"] = pair["theirs"] / pair["ours"]
+    return row
