@@ -225,11 +225,9 @@ class VideoMambaMixer(nn.Module):
         return scan_directions(lanes, reverse, gate, self.scan_implementation)
 
     def _number_of_chunks(self, hidden_states: Tensor) -> int:
-        if (
-            torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-            or "temporal" in self.forward_orders + self.backward_orders
-        ):
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return 1
+        if "temporal" in self.forward_orders + self.backward_orders:
             return 1
         size = self.chunk_size
         if size == "auto":
@@ -253,8 +251,8 @@ class VideoMambaMixer(nn.Module):
         for i in reversed(range(number)):
             x, gate = projected.pop()
             if self.backward_scan is not None:
-                u = self._convolve_chunk(self.backward_scan, x, following)
-                _, states = continue_scan(self.backward_scan(u), True, gate, states, outputs[i], self.scan_implementation)
+                lane, y = self.backward_scan(self._convolve_chunk(self.backward_scan, x, following)), outputs[i]
+                outputs[i], states = continue_scan(lane, True, gate, states, y, self.scan_implementation)
             outputs[i] = self.out_proj(outputs[i].to(x.dtype))  # (1, chunk, hidden)
             following = x
         return torch.cat(outputs, dim=1)
