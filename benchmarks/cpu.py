@@ -129,10 +129,10 @@ def main() -> None:
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     file = args.output / "cpu.json"
-    raw = json.loads(file.read_text()) if file.exists() else {}
+    raw, header = json.loads(file.read_text()) if file.exists() else {}, provenance()
     for part in args.parts:  # a part that is not measured now is taken from the run before
         measure, as_table, title = PARTS[part]
-        raw[part] = {"rows": measure(args.dry_run), "provenance": provenance()}
+        raw[part] = {"rows": measure(args.dry_run), "provenance": header}
         print(f"{title}\n\n{as_table(raw[part]['rows'])}\n\n{raw[part]['provenance']}\n", flush=True)
         file.write_text(json.dumps(raw, indent=1) + "\n")
 

@@ -32,16 +32,16 @@ def announce_compilation(kernel: Callable) -> None:
 
 @cache
 def keep_freed_memory() -> None:
-    """Makes the C library keep up to a GiB of freed memory for the next tensors.
+    """Makes the C library keep freed memory for the next tensors, pieces below a GiB.
 
-    Else it gives large pieces back to the system, which fills them with zeros and maps them page by page whenever they are
-    asked for again: at every block of the model, and for a quarter of its time. Whoever has set malloc's variables, or uses
-    another C library, is left alone.
+    Else it gives it back to the system, which fills it with zeros and maps it page by page whenever it is asked for again: at
+    every block of the model, and for a quarter of its time. Whoever has set malloc's variables, or uses another C library, is
+    left alone.
     """
     is_set = any(name.startswith("MALLOC_") for name in os.environ)
     if not is_set and (mallopt := _of_this_process("mallopt")) is not None:
-        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            mallopt(option, 2**30)
+        mallopt(M_TRIM_THRESHOLD, -1)  # never
+        mallopt(M_MMAP_THRESHOLD, 2**30)
 
 
 def fill_up(x: Tensor) -> Tensor:
