@@ -20,6 +20,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
@@ -94,6 +95,8 @@ def plot_peers(rows: list[dict], path: Path) -> None:
         axis.set(xlabel="frames of 224 pixels", ylabel="seconds a clip", xscale="log", yscale="log")
         axis.set_xticks(frames, labels=frames)
         axis.minorticks_off()
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.legend()
     save_figure(figure, path)
 

@@ -9,7 +9,9 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("benchmark", ["cpu", "kernel_resources", "data_loading", "masked_pretraining", "pretraining"])
+@pytest.mark.parametrize(
+    "benchmark", ["cpu", "bulk_classification", "kernel_resources", "data_loading", "masked_pretraining", "pretraining"]
+)
 def test_its_tables_are_the_saved_results(benchmark):
     _, *parts = (ROOT / f"benchmarks/results/{benchmark}.md").read_text().strip().split("\n\n")
     assert len(parts) >= 2  # where the numbers come from, and they
