@@ -22,12 +22,17 @@ REVERSE = [False, True]
 IMPLEMENTATIONS = ("numba", "torch")
 
 
+def time_step_bias(dim: int) -> Tensor:
+    """Its softplus is log-uniform in [0.001, 0.1], as Mamba starts: states last for ten to a thousand tokens."""
+    step = torch.exp(torch.rand(dim) * math.log(100) + math.log(1e-3))
+    return step + torch.log(-torch.expm1(-step))
+
+
 def scan_inputs(length: int, requires_grad: bool = False) -> list[ScanInputs]:
-    """Inputs of both directions with the time steps of a trained model: softplus(bias) log-uniform in [0.001, 0.1]."""
+    """Inputs of both directions, with the time steps of a trained model."""
     dim, state = CONFIG.intermediate_size, CONFIG.state_size
     directions = []
     for _ in range(2):
-        step = torch.exp(torch.rand(dim) * math.log(100) + math.log(1e-3))
         direction = ScanInputs(
             u=torch.nn.functional.silu(torch.randn(1, length, dim)),
             delta=torch.randn(1, length, dim),
@@ -35,7 +40,7 @@ def scan_inputs(length: int, requires_grad: bool = False) -> list[ScanInputs]:
             B=torch.randn(1, length, state),
             C=torch.randn(1, length, state),
             D=torch.ones(dim),
-            delta_bias=step + torch.log(-torch.expm1(-step)),
+            delta_bias=time_step_bias(dim),
         )
         directions.append(ScanInputs(*(x.requires_grad_(requires_grad) for x in direction)))
     return directions

@@ -59,7 +59,7 @@ class BulkArguments:
         default=None, metadata={"help": "where relative paths in a list start from (default: where the list is)"}
     )
     num_processes: int = field(
-        default=1, metadata={"help": "processes to start here, of one thread each unless OMP_NUM_THREADS says otherwise"}
+        default=1, metadata={"help": "processes to start here; of several, each has one thread, or OMP_NUM_THREADS"}
     )
     num_workers: int = field(
         default=0, metadata={"help": "processes that decode for each process with a model; a GPU is to be given several"}
@@ -146,6 +146,17 @@ def write_predictions(file: Path, videos: list[str], answers: dict[str, dict], e
     unfinished.replace(file)
 
 
+def make_plan(args: BulkArguments, output_dir: Path, settings: dict) -> tuple[list[str], list[str]]:
+    """All videos, and those that are to be done."""
+    videos = list_videos(args.videos, args.media_root)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    check_settings(output_dir / "settings.json", settings)
+    for file in output_dir.glob("errors-*.jsonl"):
+        file.unlink()  # they are tried again
+    done = read_parts(output_dir, "video")
+    return videos, [video for video in videos if video not in done]
+
+
 def classify_share(args: BulkArguments) -> None:
     """What each process does: its share of the videos, and the first one the result."""
     datasets.disable_progress_bars()
@@ -156,10 +167,8 @@ def classify_share(args: BulkArguments) -> None:
         model, processor = load_classifier(args.model)
     processor.num_frames = args.num_frames or model.config.num_frames
 
-    output_dir = Path(args.output_dir)
-    to_do = [None]
+    output_dir, plan = Path(args.output_dir), [None]
     if state.is_main_process:  # the only one to look: a folder that grows is not the same to all
-        videos = list_videos(args.videos, args.media_root)
         settings = {
             "model": args.model,
             "model_fingerprint": fingerprint_of(model, processor),
@@ -169,15 +178,16 @@ def classify_share(args: BulkArguments) -> None:
             "num_crops": args.num_crops,
             "bf16": args.bf16,
         }
-        output_dir.mkdir(parents=True, exist_ok=True)
-        check_settings(output_dir / "settings.json", settings)
-        for file in output_dir.glob("errors-*.jsonl"):
-            file.unlink()  # they are tried again
-        done = read_parts(output_dir, "video")
-        to_do = [[video for video in videos if video not in done]]
-        print(f"{args.model}: {model.num_parameters():,} parameters, {scan_report(state.device)}")
-        print(f"{args.videos}: {len(videos)} videos, of which {len(videos) - len(to_do[0])} are done")
-    [to_do] = broadcast_object_list(to_do)
+        try:
+            plan = [make_plan(args, output_dir, settings)]
+        except (ValueError, OSError) as error:
+            plan = [error]  # to all, who are waiting for a plan
+    [plan] = broadcast_object_list(plan)
+    if isinstance(plan, Exception):
+        raise plan
+    videos, to_do = plan
+    state.print(f"{args.model}: {model.num_parameters():,} parameters, {scan_report(state.device)}")
+    state.print(f"{args.videos}: {len(videos)} videos, of which {len(videos) - len(to_do)} are done")
 
     start = time.perf_counter()
     share = Dataset.from_dict({"video": to_do}).shard(state.num_processes, state.process_index, contiguous=False)

@@ -108,9 +108,10 @@ class VideoMambaConfig(PreTrainedConfig):
             Backend of the selective scan, one of [`SCAN_IMPLEMENTATIONS`] or `"auto"`, which chooses at every call by the
             tensors' device and what is installed. See [`scan_report`].
         mixer_chunk_size (`int` or `None`, defaults to `"auto"`):
-            Tokens that a mixer works through at a time in inference (under `torch.no_grad()`), which bounds the memory that it
-            takes; the results are the same. `None` is all at once, `"auto"` 8192 on a CPU and all at once elsewhere. At least
-            `2 * conv_kernel`. Scan orders other than `"spatial_first"` take all at once.
+            Tokens that a mixer works through at a time in inference (under `torch.no_grad()`), sample by sample, which bounds
+            the memory that it takes; the results are the same. `None` is all at once, `"auto"` 8192 on a CPU and all at once
+            elsewhere. At least `2 * conv_kernel`. Compiled models and scan orders other than `"spatial_first"` take all at
+            once, and mamba_ssm can do nothing else.
 
     Example:
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
@@ -225,7 +226,7 @@ class VideoMambaMixer(nn.Module):
         return scan_directions(lanes, reverse, gate, self.scan_implementation)
 
     def _number_of_chunks(self, hidden_states: Tensor) -> int:
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or isinstance(hidden_states, FakeTensor):
             return 1
         if "temporal" in self.forward_orders + self.backward_orders:
             return 1
@@ -266,9 +267,10 @@ class VideoMambaMixer(nn.Module):
             return u
         # The tokens that see into the neighbour once more, with what they see.
         rows = (x[:, -reach:], neighbour[:, :reach]) if reverse else (neighbour[:, -reach:], x[:, :reach])
-        windows = torch.cat(rows, dim=1).unfold(1, reach + 1, 1).float()  # (1, tokens, intermediate, width)
-        seam = (windows * (weight.flip(-1) if reverse else weight).float()).sum(-1)
-        seam = F.silu(seam if bias is None else seam + bias.float())
+        windows = torch.cat(rows, dim=1).unfold(1, reach + 1, 1)  # (1, tokens, intermediate, width)
+        windows = windows.to(torch.promote_types(x.dtype, torch.float32))
+        seam = (windows * (weight.flip(-1) if reverse else weight)).sum(-1)  # (1, tokens, intermediate)
+        seam = F.silu(seam if bias is None else seam + bias)
         if reverse:
             u[:, -reach:] = seam
         else:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.utils import logging
 
+from . import numba_vectors
 from .numba_vectors import WIDTH
 from .tensor_layout import evenly_spaced
 
@@ -24,9 +25,15 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 @cache
 def announce_compilation(kernel: Callable) -> None:
-    """Says so if a file's kernels, of which this is one, are not on disk yet."""
-    index_files = f"{Path(kernel.py_func.__code__.co_filename).stem}.*.nbi"
-    if not any(Path(kernel.stats.cache_path).glob(index_files)):
+    """Says so if a file's kernels, of which this is one, are not on disk yet.
+
+    Removes those that are older than what they are made of: Numba looks at the file of a kernel only.
+    """
+    found = list(Path(kernel.stats.cache_path).glob(f"{Path(kernel.py_func.__code__.co_filename).stem}.*.nbi"))
+    for index in found:
+        if index.exists() and index.stat().st_mtime < Path(numba_vectors.__file__).stat().st_mtime:
+            index.unlink(missing_ok=True)
+    if not any(index.exists() for index in found):
         logger.warning("Compiling the selective scan for this CPU: some seconds, once; it is then kept on disk.")
 
 
@@ -38,10 +45,11 @@ def keep_freed_memory() -> None:
     every block of the model, and for a quarter of its time. Whoever has set malloc's variables, or uses another C library, is
     left alone.
     """
-    is_set = any(name.startswith("MALLOC_") for name in os.environ)
-    if not is_set and (mallopt := _of_this_process("mallopt")) is not None:
-        mallopt(M_TRIM_THRESHOLD, -1)  # never
-        mallopt(M_MMAP_THRESHOLD, 2**30)
+    is_set = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    mallopt = None if is_set else _of_this_process("mallopt")
+    most, most_in_earlier_versions, never = 2**30, 2**25, -1
+    if mallopt and (mallopt(M_MMAP_THRESHOLD, most) or mallopt(M_MMAP_THRESHOLD, most_in_earlier_versions)):
+        mallopt(M_TRIM_THRESHOLD, never)
 
 
 def fill_up(x: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def continue_scan(
     """One direction of a part of a sequence, in inference: the scan goes on from `states`, and adds to `output`.
 
     Both are `None` or what an earlier call has returned: states of the part before in this direction, output of this part in
-    the other one. They are changed in place. The gate comes with the last direction.
+    the other one. Go on with what is returned: it may or may not be in their place. The gate comes with the last direction.
     """
     name = choose_scan_implementation(implementation, lane.u.device, lane.u.dtype, lane.A.shape[1])
     if (scan := _find(name).continue_scan) is None:

@@ -2,7 +2,8 @@
 
     torch.onnx.export(model, (pixel_values,), "model.onnx", dynamo=True, custom_translation_table=ONNX_TRANSLATIONS)
 
-Each lane becomes one `Scan`, ONNX's loop, which walks from either end: the graph is the same at any length.
+The model has `scan_implementation="torch"`: other implementations are other operators. Each lane becomes one `Scan`, ONNX's
+loop, which walks from either end: the graph is the same at any length.
 """
 
 from collections.abc import Sequence

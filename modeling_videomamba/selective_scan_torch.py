@@ -406,7 +406,8 @@ def continue_scan(
     """One lane of a part of a sequence, delta through its softplus: what a long sequence in parts needs, in inference.
 
     Shapes as in [`selective_scan_lanes`]. `states`: what the scan of the part before has returned. `output`: what the scan of
-    the other direction has returned for this part, to which this one's is added, in place, before z gates it. Returns both.
+    the other direction has returned for this part, to which this one's is added before z gates it. Returns the output and the
+    states, and may write them in place of those.
     """
     if states is None:
         states = u.new_zeros(1, u.shape[0], *A.shape[::-1], dtype=torch.promote_types(u.dtype, torch.float32))

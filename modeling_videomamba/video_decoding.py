@@ -10,6 +10,7 @@ import os
 import urllib.request
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from http.client import HTTPException
 from itertools import islice
 
 import av
@@ -96,7 +97,7 @@ def _fetch(address: str) -> bytes:
     try:
         with urllib.request.urlopen(address, timeout=60) as response:
             return response.read()
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise ValueError(f"Cannot fetch the video {address}: {error}") from error
 
 
@@ -110,8 +111,8 @@ def torchcodec_is_usable() -> bool:
 
 
 def _threads() -> int:
-    """Of FFmpeg: as many as PyTorch's, so 1 in a worker of a data loader, and as OMP_NUM_THREADS says."""
-    return torch.get_num_threads()
+    """Of FFmpeg: as many as PyTorch's, so 1 in a worker of a data loader, and at most 16: more do not pay."""
+    return min(16, torch.get_num_threads())
 
 
 def _open(source: str | bytes) -> "av.container.InputContainer":

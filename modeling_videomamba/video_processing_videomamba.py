@@ -96,13 +96,14 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
 
         if sample_indices_fn is None:
             return decode_video(video_url_or_urls, lambda metadata: np.arange(metadata.total_num_frames))
-        settings = self._standardize_kwargs(**sample_indices_fn.keywords)  # all that `preprocess` was called with
+        # `preprocess` hands on all that it was called with.
+        settings = self._standardize_kwargs(**getattr(sample_indices_fn, "keywords", {}))
 
         def shrink(frames: Tensor) -> Tensor:
             """Resizes them now rather than later, when all have been decoded; then nothing is left to resize."""
             return self.resize(frames, settings["size"], resample=settings["resample"])
 
-        shrink = shrink if settings["do_resize"] else None
+        shrink = shrink if settings.get("do_resize") else None
         return decode_video(video_url_or_urls, lambda metadata: sample_indices_fn(metadata=metadata), shrink=shrink)
 
     def resize(self, image: Tensor, size, **kwargs) -> Tensor:

@@ -101,23 +101,30 @@ class TestModel:
     )
     def test_other_mixers(self, pixel_values, config):
         model = make_model(**config)
+        with torch.no_grad():  # of a single direction, CLS sees nothing but itself: all tokens are compared
+            expected = with_chunks(model, None).videomamba(pixel_values).last_hidden_state
+            assert_same(with_chunks(model, 8).videomamba(pixel_values).last_hidden_state, expected, 1e-5)
+
+    def test_fp64(self, pixel_values):
+        model = make_model(scan_implementation="torch", residual_in_fp32=False).double()
+        mixer, tokens = model.videomamba.layers[0].mixer, torch.randn(2, 17, 32, dtype=torch.float64)
         with torch.no_grad():
-            expected = with_chunks(model, None)(pixel_values).logits
-            assert_same(with_chunks(model, 8)(pixel_values).logits, expected, 1e-5)
+            expected = mixer(tokens)
+            assert_same(with_chunks(model, 8).videomamba.layers[0].mixer(tokens), expected, 1e-12)
 
     def test_bf16(self, pixel_values):
         model = make_model().bfloat16()
         with torch.no_grad():
-            expected = with_chunks(model, None)(pixel_values).logits
-            actual = with_chunks(model, 8)(pixel_values).logits
+            expected = with_chunks(model, None).videomamba(pixel_values).last_hidden_state
+            actual = with_chunks(model, 8).videomamba(pixel_values).last_hidden_state
         assert actual.dtype == torch.bfloat16
         assert_same(actual, expected, 2e-2)
 
     def test_autocast(self, pixel_values):
         model = make_model()
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            expected = with_chunks(model, None)(pixel_values).logits
-            assert_same(with_chunks(model, 8)(pixel_values).logits, expected, 2e-2)
+            expected = with_chunks(model, None).videomamba(pixel_values).last_hidden_state
+            assert_same(with_chunks(model, 8).videomamba(pixel_values).last_hidden_state, expected, 2e-2)
 
     def test_chunks_are_even_and_not_longer_than_asked_for(self, pixel_values):
         model = make_model(mixer_chunk_size=8)  # 17 tokens
@@ -129,6 +136,13 @@ class TestModel:
         model = make_model(mixer_chunk_size=16)
         with torch.no_grad():
             assert chunks_seen(model, lambda: model(pixel_values)) == [9, 8, 9, 8]
+
+    def test_shapes_without_numbers(self, pixel_values):
+        from torch._subclasses import FakeTensorMode
+
+        model = make_model(mixer_chunk_size=8)
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+            assert model(mode.from_tensor(pixel_values)).logits.shape == (2, 5)
 
     def test_training_takes_all_at_once(self, pixel_values):
         model = make_model(mixer_chunk_size=8)

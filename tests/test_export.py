@@ -87,7 +87,7 @@ class TestOnnx:
         "config",
         [
             {"scan_order": "spatiotemporal_v2", "use_bias": True, "use_conv_bias": False, "rms_norm": False},
-            {"scan_order": "alternating", "bidirectional": False, "tubelet_size": 2, "patch_stride": 8},
+            {"scan_order": "alternating", "tubelet_size": 2, "patch_stride": 8},
         ],
     )
     def test_every_architecture(self, tmp_path, pixel_values, config):

@@ -293,6 +293,17 @@ class TestOperator:
         numba_common.announce_compilation.__wrapped__(kernel)
         assert "Compiling the selective scan for this CPU" in caplog.text
 
+    def test_kernels_older_than_their_arithmetic_are_compiled_again(self, tmp_path):
+        """Numba itself would not notice that another file than the kernel's own has changed."""
+        from modeling_videomamba import numba_common
+
+        kernel = SimpleNamespace(py_func=numba_scan, stats=SimpleNamespace(cache_path=str(tmp_path)))
+        old, new = tmp_path / "test_numba.old-1.nbi", tmp_path / "test_numba.new-1.nbi"
+        old.touch(), new.touch()
+        os.utime(old, (0, 0))
+        numba_common.announce_compilation.__wrapped__(kernel)
+        assert not old.exists() and new.exists()
+
     @pytest.mark.parametrize("setting", [{}, {"MALLOC_ARENA_MAX": "4"}])
     def test_freed_memory_is_kept_unless_someone_has_decided_otherwise(self, setting):
         """Counted in pages that the system has to map, in a process of its own."""

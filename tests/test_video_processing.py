@@ -341,6 +341,13 @@ class TestBadVideos:
     def test_unreachable_address(self):
         with pytest.raises(ValueError, match=r"Cannot fetch the video http://127\.0\.0\.1:9/clip\.mp4"):
             VideoMambaVideoProcessor()("http://127.0.0.1:9/clip.mp4")
+        with pytest.raises(ValueError, match=r"Cannot fetch the video http://127\.0\.0\.1:9/a clip\.mp4"):
+            VideoMambaVideoProcessor()("http://127.0.0.1:9/a clip.mp4")
+
+    def test_another_choice_of_frames(self, clip):
+        """As transformers' own processors take it."""
+        frames, _ = VideoMambaVideoProcessor().fetch_videos(clip[0], lambda metadata: [0, metadata.total_num_frames - 1])
+        assert frames.shape == (2, 3, 64, 96)
 
     def test_missing_file(self):
         with pytest.raises(FileNotFoundError, match=r"No such video file: nowhere\.mp4"):
