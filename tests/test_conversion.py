@@ -50,6 +50,7 @@ class TestCommandLine:
             "__init__.py",
             "flop_counter.py",
             "selective_scan.py",  # the operator by itself, and its oracle
+            "selective_scan_onnx.py",
         }
         config = json.loads((tmp_path / "model" / "config.json").read_text())
         assert config["id2label"] == dict(zip("012345", "abcdef"))

@@ -315,12 +315,12 @@ def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**24)  # 64 MiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults(), faults())
+print(*[faults() for _ in range(30)][-5:])  # after some the C library has pieces that fit
 """
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
         process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment | setting)
-        first, second = map(int, process.stdout.split())
-        assert (second < first / 10) == (not setting)
+        mapped = list(map(int, process.stdout.split()))
+        assert (max(mapped) < 1000) if not setting else (min(mapped) > 10_000)
 
     def test_is_what_auto_takes_on_a_cpu(self):
         assert scan_implementations.choose_scan_implementation("auto", "cpu", torch.bfloat16) == "numba"
