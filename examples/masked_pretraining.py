@@ -35,7 +35,7 @@ from examples.common.frame_sampling import FRAME_SAMPLINGS
 from examples.common.masking import mask_patches
 from examples.common.media_lists import cut_into_windows, load_splits
 from examples.common.models import start_pretraining_model
-from examples.common.run import save_and_validate, train
+from examples.common.run import finish, save_and_validate, train
 from examples.common.settings import compare_settings, settings_of
 from examples.common.teachers import ClipTeacher, load_clip
 from examples.common.trainer import VideoMambaTrainer
@@ -116,8 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     train(trainer, settings)
     metrics = save_and_validate(trainer, unreadable)
     write_pretraining_card(trainer, model_args, data_args, alignment, metrics)
-    if args.push_to_hub:
-        trainer.push_to_hub()
+    finish(trainer)
 
 
 if __name__ == "__main__":

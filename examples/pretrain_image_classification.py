@@ -26,7 +26,7 @@ from examples.common.arguments import (
 )
 from examples.common.cards import write_classification_card
 from examples.common.classification import prepare_classification
-from examples.common.run import save_and_validate, train
+from examples.common.run import finish, save_and_validate, train
 from examples.common.trainer import VideoMambaTrainer, classification_loss
 
 
@@ -39,8 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     train(trainer, task.settings)
     metrics = save_and_validate(trainer, task.unreadable)
     write_classification_card(trainer, model_args, data_args, augmentation, metrics)
-    if args.push_to_hub:
-        trainer.push_to_hub()
+    finish(trainer)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from accelerate import PartialState
 from transformers import EarlyStoppingCallback, set_seed
 
 from .clips import UnreadableFiles
@@ -51,3 +52,10 @@ def save_and_validate(trainer: VideoMambaTrainer, unreadable: UnreadableFiles) -
     if trainer.is_world_process_zero() and (names := unreadable.names()):
         print(f"{len(names)} file(s) could not be read and were skipped, see {unreadable.file}")
     return metrics
+
+
+def finish(trainer: VideoMambaTrainer) -> None:
+    """Uploads the model, if that is wanted, and ends the group of processes: left to themselves, some abort at their end."""
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+    PartialState().destroy_process_group()
