@@ -42,7 +42,7 @@ def keep_freed_memory() -> None:
     """Makes the C library keep freed memory for the next tensors, pieces below a GiB.
 
     Else it gives it back to the system, which fills it with zeros and maps it page by page whenever it is asked for again: at
-    every block of the model, and for a quarter of its time. Whoever has set malloc's variables, or uses another C library, is
+    every block of the model, and for a fifth of its time. Whoever has set malloc's variables, or uses another C library, is
     left alone.
     """
     is_set = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")

@@ -43,9 +43,6 @@ class _Scan:
         strides = u[0].stride(1), delta[0].stride(1), 0 if z is None else z.stride(1)
         self.sizes = (self.length, self.dim, self.state, strides, tuple(reverse), delta_softplus, z is not None)
 
-    def new_output(self) -> Tensor:
-        return self.new(self.batch, self.length, self.dim, dtype=self.dtype)
-
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype)
 
@@ -59,7 +56,10 @@ class _Scan:
         `states` as of `zero_states`: those before the first step, in whose place come those after the last one.
         """
         gated, lanes, blocks = self.sizes[-1], len(self.A), self.dim // WIDTH
-        add, output = output is not None, self.new_output() if output is None else fill_up(output).contiguous()
+        if add := output is not None:
+            output = fill_up(output).contiguous()
+        else:
+            output = self.new(self.batch, self.length, self.dim, dtype=self.dtype)
         y = torch.empty_like(output) if save and gated else self.new(0, dtype=self.dtype)
         saved = self.new(lanes, self.batch, -(-self.length // SPAN) if save else 0, blocks, self.state, WIDTH)
         results = flat(y), flat(output), *(tuple(map(flat, x)) for x in (states, saved))
