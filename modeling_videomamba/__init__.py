@@ -10,16 +10,23 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForPreTraining,
     AutoModelForVideoClassification,
+    AutoTokenizer,
     AutoVideoProcessor,
+    BertTokenizer,
 )
 
-from .configuration_videomamba import VideoMambaConfig
+from .configuration_videomamba import VideoMambaConfig, VideoMambaVideoTextConfig
 from .modeling_videomamba import (
     VideoMambaForImageClassification,
     VideoMambaForPreTraining,
     VideoMambaForVideoClassification,
     VideoMambaModel,
     VideoMambaPreTrainedModel,
+)
+from .modeling_videomamba_video_text import (
+    VideoMambaForVideoTextPreTraining,
+    VideoMambaForVideoTextRetrieval,
+    VideoMambaTextModel,
 )
 from .scan_implementations import SCAN_IMPLEMENTATIONS, scan_report
 from .selective_scan import selective_scan
@@ -34,12 +41,21 @@ AutoModelForImageClassification.register(VideoMambaConfig, VideoMambaForImageCla
 AutoModelForPreTraining.register(VideoMambaConfig, VideoMambaForPreTraining)
 AutoVideoProcessor.register(VideoMambaConfig, VideoMambaVideoProcessor)
 
+AutoConfig.register(VideoMambaVideoTextConfig.model_type, VideoMambaVideoTextConfig)
+AutoModel.register(VideoMambaVideoTextConfig, VideoMambaForVideoTextRetrieval)
+AutoModelForPreTraining.register(VideoMambaVideoTextConfig, VideoMambaForVideoTextPreTraining)
+AutoVideoProcessor.register(VideoMambaVideoTextConfig, VideoMambaVideoProcessor)
+AutoTokenizer.register(VideoMambaVideoTextConfig, tokenizer_class=BertTokenizer)
+
 VideoMambaConfig.register_for_auto_class()
 VideoMambaModel.register_for_auto_class("AutoModel")
 VideoMambaForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
 VideoMambaForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 VideoMambaForPreTraining.register_for_auto_class("AutoModelForPreTraining")
 VideoMambaVideoProcessor.register_for_auto_class("AutoVideoProcessor")
+VideoMambaVideoTextConfig.register_for_auto_class()
+VideoMambaForVideoTextRetrieval.register_for_auto_class("AutoModel")
+VideoMambaForVideoTextPreTraining.register_for_auto_class("AutoModelForPreTraining")
 
 __all__ = [
     "SCAN_IMPLEMENTATIONS",
@@ -47,9 +63,13 @@ __all__ = [
     "VideoMambaForImageClassification",
     "VideoMambaForPreTraining",
     "VideoMambaForVideoClassification",
+    "VideoMambaForVideoTextPreTraining",
+    "VideoMambaForVideoTextRetrieval",
     "VideoMambaModel",
     "VideoMambaPreTrainedModel",
+    "VideoMambaTextModel",
     "VideoMambaVideoProcessor",
+    "VideoMambaVideoTextConfig",
     "decode_video",
     "scan_report",
     "selective_scan",

@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.models.bert.configuration_bert import BertConfig
 
 
 ScanOrder = Literal[
@@ -243,4 +244,75 @@ class VideoMambaConfig(PreTrainedConfig):
         return cls(**{"hidden_size": 768, "num_hidden_layers": 24, **kwargs})
 
 
-__all__ = ["VideoMambaConfig"]
+@strict
+class VideoMambaVideoTextConfig(PreTrainedConfig):
+    r"""
+    Configuration of a video-text model, a [`VideoMambaForVideoTextRetrieval`] or [`VideoMambaForVideoTextPreTraining`]. The
+    defaults are those of the released models: VideoMamba-M with 8 frames of 224 pixels and BERT-base.
+
+    Args:
+        vision_config (`VideoMambaConfig` or `dict`, *optional*):
+            The video side. Its fields for masked pretraining tell what is aligned with a teacher.
+        text_config (`BertConfig` or `dict`, *optional*):
+            The text side.
+        num_fusion_layers (`int`, defaults to 3):
+            How many of the last layers of the text side also attend to a video. The layers before them encode the text alone.
+        projection_dim (`int`, defaults to 512):
+            Width of the space in which videos and texts are compared.
+        pooling (`str`, defaults to `"cls+avg"`):
+            What stands for a video, or for each of its frames, in that space: `"cls"` its CLS token, `"avg"` the mean of its
+            patches, `"cls+avg"` their sum.
+        initial_temperature (`float`, defaults to 0.07):
+            What cosines are divided by in the contrastive loss. It is learned, and kept in [0.001, 0.5].
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of the weights of the projections and the matching head at initialisation.
+
+    Example:
+
+    ```python
+    >>> from modeling_videomamba import VideoMambaConfig, VideoMambaForVideoTextRetrieval, VideoMambaVideoTextConfig
+
+    >>> config = VideoMambaVideoTextConfig(vision_config=VideoMambaConfig.tiny(num_frames=8))
+    >>> model = VideoMambaForVideoTextRetrieval(config)
+    ```
+    """
+
+    model_type = "videomamba_video_text"
+    sub_configs = {"vision_config": VideoMambaConfig, "text_config": BertConfig}
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    num_fusion_layers: int = 3
+    projection_dim: int = 512
+    pooling: Literal["cls", "avg", "cls+avg"] = "cls+avg"
+    initial_temperature: float | int = 0.07
+    initializer_range: float | int = 0.02
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        if not isinstance(self.vision_config, PreTrainedConfig):
+            self.vision_config = VideoMambaConfig(**({"num_frames": 8} | (self.vision_config or {})))
+        if not isinstance(self.text_config, PreTrainedConfig):
+            self.text_config = BertConfig(**(self.text_config or {}))
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Called by `@strict`, which wraps the error in one of its own; the message names the offending value."""
+        super().validate_architecture()
+        if self.projection_dim < 1:
+            raise ValueError(f"`projection_dim` must be at least 1, got {self.projection_dim}.")
+        if not 1 <= self.num_fusion_layers <= self.text_config.num_hidden_layers:
+            raise ValueError(
+                f"`num_fusion_layers` must be between 1 and the {self.text_config.num_hidden_layers} layers of the text side, "
+                f"got {self.num_fusion_layers}."
+            )
+        if not 0.001 <= self.initial_temperature <= 0.5:
+            raise ValueError(f"`initial_temperature` must be in [0.001, 0.5], got {self.initial_temperature}.")
+        if self.vision_config.num_frames is None or self.vision_config.tubelet_size != 1:
+            raise ValueError(
+                "The video side must be a video model whose patches span one frame, since it takes images as well: got "
+                f"`num_frames` {self.vision_config.num_frames}, `tubelet_size` {self.vision_config.tubelet_size}."
+            )
+
+
+__all__ = ["VideoMambaConfig", "VideoMambaVideoTextConfig"]

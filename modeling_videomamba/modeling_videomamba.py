@@ -97,14 +97,16 @@ class VideoMambaEmbeddings(nn.Module):
             self.temporal_position_embeddings = nn.Parameter(torch.zeros(1, config.num_temporal_positions, config.hidden_size))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> tuple[Tensor, tuple[int, int]]:
+    def forward(
+        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, images: bool = False
+    ) -> tuple[Tensor, tuple[int, int]]:
         """Returns the tokens `(batch, 1 + positions * patches, hidden)` and `(positions, patches per position)`."""
         self._check(pixel_values, interpolate_pos_encoding)
         patches = self.patch_embeddings(pixel_values)
         batch, positions, rows, columns, _ = patches.shape
         space = interpolate_spatial(self.position_embeddings, self.config.grid_size, (rows, columns))
         patches = patches.flatten(2, 3) + space[:, None, 1:]  # (batch, positions, patches, hidden)
-        if self.temporal_position_embeddings is not None:
+        if self.temporal_position_embeddings is not None and not images:
             patches = patches + interpolate_temporal(self.temporal_position_embeddings, positions)[:, :, None]
         cls = (self.cls_token + space[:, :1]).expand(batch, -1, -1)
         tokens = torch.cat((cls, patches.flatten(1, 2)), dim=1)  # (batch, 1 + positions * patches, hidden)
@@ -470,6 +472,7 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
         pixel_values: Tensor,
         interpolate_pos_encoding: bool = False,
         bool_masked_pos: Tensor | None = None,
+        images: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """
@@ -481,6 +484,8 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
                 Whether to interpolate the spatial position embeddings, too, to frames of another size.
             bool_masked_pos (`Tensor` of shape `(batch, positions * rows * columns)`, *optional*):
                 Patches to leave out (`True`); the others, equally many in each clip, and CLS go through the blocks.
+            images (`bool`, defaults to `False`):
+                Whether clips of one frame are images, which have no place in time: no temporal position embeddings.
             output_hidden_states (`bool`, *optional*):
                 Whether to return the residual stream before the first block and after each block, un-normalised.
             return_dict (`bool`, *optional*):
@@ -494,7 +499,7 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
         Raises:
             ValueError: for a clip of the wrong rank, channels, frame size or number of frames, or a mask that does not fit.
         """
-        hidden_states, (positions, patches) = self.embeddings(pixel_values, interpolate_pos_encoding)
+        hidden_states, (positions, patches) = self.embeddings(pixel_values, interpolate_pos_encoding, images)
         if bool_masked_pos is not None:
             if self.config.scan_order != "spatial_first":
                 raise ValueError(f"Masked clips need `scan_order='spatial_first'`, got {self.config.scan_order!r}.")
@@ -561,6 +566,14 @@ class VideoMambaForPreTrainingOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
 
 
+def sinusoid_table(length: int, size: int, device: torch.device) -> Tensor:
+    """Position embeddings `(1, length, size)`: sine of `position / 10000^(2i / size)` in channel 2i, cosine in 2i + 1."""
+    channels = torch.arange(size, device=device)
+    rates = 10000.0 ** (-2 * (channels // 2) / size)
+    angles = torch.arange(length, device=device)[:, None] * rates  # (length, size)
+    return torch.where(channels % 2 == 0, angles.sin(), angles.cos())[None]
+
+
 class VideoMambaAlignmentHead(nn.Module):
     """Projects one layer's features to the width of a teacher's."""
 
@@ -573,12 +586,43 @@ class VideoMambaAlignmentHead(nn.Module):
         return self.norm(self.dense(features))
 
 
-def sinusoid_table(length: int, size: int, device: torch.device) -> Tensor:
-    """Position embeddings `(1, length, size)`: sine of `position / 10000^(2i / size)` in channel 2i, cosine in 2i + 1."""
-    channels = torch.arange(size, device=device)
-    rates = 10000.0 ** (-2 * (channels // 2) / size)
-    angles = torch.arange(length, device=device)[:, None] * rates  # (length, size)
-    return torch.where(channels % 2 == 0, angles.sin(), angles.cos())[None]
+class VideoMambaAlignmentHeads(nn.ModuleList):
+    """What masked pretraining aligns with a teacher: features of the visible tokens, a head for each aligned layer."""
+
+    def __init__(self, config: VideoMambaConfig):
+        super().__init__([VideoMambaAlignmentHead(config) for _ in config.aligned_layers])
+        self.config = config
+
+    def forward(self, outputs: BaseModelOutputWithPooling, norm: nn.Module, bool_masked_pos: Tensor) -> Tensor:
+        """Features `(aligned layers, batch, 1 + visible patches, alignment_size)`.
+
+        `outputs`: of the model, with hidden states; `norm`: its final norm.
+        """
+        batch, patches = bool_masked_pos.shape
+        positions = sinusoid_table(1 + patches, self.config.hidden_size, bool_masked_pos.device)
+        positions = visible_tokens(positions.expand(batch, -1, -1), bool_masked_pos)
+        features = []
+        for layer, head in zip(self.config.aligned_layers, self):
+            stream = self._tap(outputs, norm, layer) + positions  # (batch, 1 + visible patches, hidden)
+            aligned = head(stream.to(head.dense.weight.dtype))
+            features.append(F.normalize(aligned, dim=-1) if self.config.normalize_alignment else aligned)
+        return torch.stack(features)
+
+    def loss(self, features: Tensor, targets: Tensor) -> Tensor:
+        features, targets = features.float(), targets.float()
+        if self.config.alignment_loss == "l2":
+            return (2 - 2 * (features * targets).sum(dim=-1)).mean()
+        return {"mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss}[self.config.alignment_loss](features, targets)
+
+    def _tap(self, outputs: BaseModelOutputWithPooling, norm: nn.Module, layer: int) -> Tensor:
+        """Features of a layer `(batch, 1 + visible patches, hidden)`; `hidden_states[i]` is the stream before block i."""
+        if layer < self.config.num_hidden_layers - 1:
+            return norm(outputs.hidden_states[layer + 1])
+        return {
+            "before_last_block": outputs.hidden_states[-2],
+            "after_last_block": outputs.hidden_states[-1],
+            "after_norm": outputs.last_hidden_state,
+        }[self.config.alignment_tap]
 
 
 class VideoMambaForPreTraining(VideoMambaPreTrainedModel):
@@ -589,7 +633,7 @@ class VideoMambaForPreTraining(VideoMambaPreTrainedModel):
     def __init__(self, config: VideoMambaConfig):
         super().__init__(config)
         self.videomamba = VideoMambaModel(config)
-        self.alignment_heads = nn.ModuleList([VideoMambaAlignmentHead(config) for _ in config.aligned_layers])
+        self.alignment_heads = VideoMambaAlignmentHeads(config)
         self.post_init()
 
     @can_return_tuple
@@ -610,35 +654,10 @@ class VideoMambaForPreTraining(VideoMambaPreTrainedModel):
                 The teacher's; of unit length for `config.alignment_loss="l2"`.
         """
         outputs = self.videomamba(pixel_values, bool_masked_pos=bool_masked_pos, output_hidden_states=True, **kwargs)
-        patches = bool_masked_pos.shape[1]
-        positions = sinusoid_table(1 + patches, self.config.hidden_size, pixel_values.device)
-        positions = visible_tokens(positions.expand(len(pixel_values), -1, -1), bool_masked_pos)
-        features = []
-        for layer, head in zip(self.config.aligned_layers, self.alignment_heads):
-            stream = self._tap(outputs, layer) + positions  # (batch, 1 + visible patches, hidden)
-            aligned = head(stream.to(head.dense.weight.dtype))
-            features.append(F.normalize(aligned, dim=-1) if self.config.normalize_alignment else aligned)
-        features = torch.stack(features)  # (aligned layers, batch, 1 + visible patches, alignment_size)
-        loss = None
-        if target_features is not None:
-            loss = self._alignment_loss(features.float(), target_features.float())
+        features = self.alignment_heads(outputs, self.videomamba.norm, bool_masked_pos)
+        loss = None if target_features is None else self.alignment_heads.loss(features, target_features)
         hidden_states = outputs.hidden_states if output_hidden_states else None
         return VideoMambaForPreTrainingOutput(loss=loss, features=features, hidden_states=hidden_states)
-
-    def _alignment_loss(self, features: Tensor, targets: Tensor) -> Tensor:
-        if self.config.alignment_loss == "l2":
-            return (2 - 2 * (features * targets).sum(dim=-1)).mean()
-        return {"mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss}[self.config.alignment_loss](features, targets)
-
-    def _tap(self, outputs: BaseModelOutputWithPooling, layer: int) -> Tensor:
-        """Features of a layer `(batch, 1 + visible patches, hidden)`; `hidden_states[i]` is the stream before block i."""
-        if layer < self.config.num_hidden_layers - 1:
-            return self.videomamba.norm(outputs.hidden_states[layer + 1])
-        return {
-            "before_last_block": outputs.hidden_states[-2],
-            "after_last_block": outputs.hidden_states[-1],
-            "after_norm": outputs.last_hidden_state,
-        }[self.config.alignment_tap]
 
 
 class VideoMambaForVideoClassification(_VideoMambaForClassification):
