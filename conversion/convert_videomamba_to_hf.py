@@ -22,12 +22,13 @@ from huggingface_hub import HfApi
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
-from conversion.converter import convert, convert_released, save, save_official
+from conversion.converter import convert, convert_released, load_tokenizer, save, save_official
 from conversion.labels import LABEL_FILES
 from conversion.model_card import model_card, released_model_card
 from conversion.official_layout import read_checkpoint
 from conversion.released import ALIASES, find_released, load_released
 from conversion.verification import verify
+from modeling_videomamba import VideoMambaVideoTextConfig
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -50,6 +51,11 @@ def parse_arguments() -> argparse.Namespace:
     command.add_argument("--to-official", action="store_true", help="from a model directory to an official-layout .pth")
     parser.add_argument(
         "--verify", action="store_true", help="compare with an independent forward pass on the official tensors"
+    )
+    parser.add_argument(
+        "--tokenizer",
+        default="google-bert/bert-base-uncased",
+        help="of a video-text model: a directory, a hub repository, or none (default: %(default)s)",
     )
     parser.add_argument("--push-to-hub", metavar="REPO", help="then upload the directory to this repository")
 
@@ -89,8 +95,12 @@ def convert_one(source: str, output: str | Path, args: argparse.Namespace) -> No
         model, remarks, file = convert_released(checkpoint)
         card = released_model_card(checkpoint)
         remarks += [f"beware: {quirk}" for quirk in checkpoint.quirks]
-    save(model, output, card)
-    config = model.config
+    tokenizer, config = None, model.config
+    if isinstance(config, VideoMambaVideoTextConfig):
+        if args.tokenizer != "none":
+            tokenizer = load_tokenizer(args.tokenizer, config)
+        config = config.vision_config
+    save(model, output, card, tokenizer)
     print(f"{output}: {type(model).__name__}, {model.num_parameters():,} parameters")
     print(f"  {config.num_hidden_layers} blocks of width {config.hidden_size}, {config.num_frames or 1} frame(s) of ", end="")
     print(f"{config.image_size} pixels, {'RMSNorm' if config.rms_norm else 'LayerNorm'}")

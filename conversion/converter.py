@@ -3,13 +3,14 @@
 import os
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CLIPImageProcessor
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers import AutoConfig, AutoTokenizer, CLIPImageProcessor, PreTrainedTokenizerBase
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
 from conversion.download import download
 from conversion.labels import LABEL_FILES, load_labels
@@ -23,15 +24,26 @@ from conversion.official_layout import (
     to_ours,
 )
 from conversion.released import ReleasedCheckpoint, expected_config
+from conversion.video_text_layout import (
+    infer_video_text_config,
+    is_pretrained,
+    is_video_text,
+    video_text_to_official,
+    video_text_to_ours,
+)
 from modeling_videomamba import (
     VideoMambaConfig,
     VideoMambaForImageClassification,
     VideoMambaForPreTraining,
     VideoMambaForVideoClassification,
+    VideoMambaForVideoTextPreTraining,
+    VideoMambaForVideoTextRetrieval,
     VideoMambaModel,
     VideoMambaPreTrainedModel,
     VideoMambaVideoProcessor,
+    VideoMambaVideoTextConfig,
 )
+from modeling_videomamba.modeling_videomamba_video_text import VideoMambaVideoTextPreTrainedModel
 
 
 def convert(
@@ -61,6 +73,10 @@ def convert(
         The model, and remarks on what was left out or made up.
     """
     official = read_checkpoint(source)
+    if is_video_text(official):
+        if labels is not None or num_labels is not None or tubelet_size is not None:
+            raise CheckpointError("--labels, --num-labels and --tubelet-size are not for a video-text checkpoint.")
+        return _convert_video_text(official, overrides or {}, num_frames, image_size)
     config = infer_config(official, overrides or {})
     tensors, left_out = to_ours(official)
     remarks = [f"left out, of use in training only: {', '.join(left_out)}"] if left_out else []
@@ -103,12 +119,44 @@ def convert(
     with torch.device("meta"):
         model = model_class(config)
     model.load_state_dict(tensors, assign=True)
-    if num_frames is not None or image_size is not None:
-        try:
-            model.resize_position_embeddings(image_size, num_frames)
-        except StrictDataclassError as error:
-            raise CheckpointError(f"--num-frames {num_frames} --image-size {image_size}: {error}") from error
+    _resize(model, num_frames, image_size)
     return model.eval(), remarks
+
+
+def _convert_video_text(
+    official: dict[str, torch.Tensor], overrides: dict[str, Any], num_frames: int | None, image_size: int | None
+) -> tuple[VideoMambaVideoTextPreTrainedModel, list[str]]:
+    """As [`convert`]: a model of pretraining if it guesses words, else one for retrieval."""
+    config = infer_video_text_config(official, overrides)
+    tensors, left_out = video_text_to_ours(official)
+    model_class = VideoMambaForVideoTextPreTraining if is_pretrained(official) else VideoMambaForVideoTextRetrieval
+    with torch.device("meta"):
+        model = model_class(config)
+        expected = video_text_to_official(model.state_dict())
+    check_against(expected, {name: tensor for name, tensor in official.items() if name not in left_out})
+    if model_class is VideoMambaForVideoTextPreTraining:
+        for head, source in model_class._tied_weights_keys.items():
+            if not torch.equal(tensors[head], tensors[source]):
+                raise CheckpointError(f"{head} and {source} are one tensor in the model, but differ in the checkpoint.")
+    model = model_class(config)
+    model.load_state_dict(tensors)
+    remarks = [f"left out: {' and '.join(_families(left_out))}"] if left_out else []
+    _resize(model.vision_model, num_frames, image_size)
+    return model.eval(), remarks
+
+
+def _families(names: list[str]) -> list[str]:
+    counts = Counter(name.split(".")[0] if name.startswith("clip_teacher.") else name for name in names)
+    return [f"{count} tensors of the CLIP teacher" if name == "clip_teacher" else name for name, count in counts.items()]
+
+
+def _resize(model: VideoMambaPreTrainedModel, num_frames: int | None, image_size: int | None) -> None:
+    if num_frames is None and image_size is None:
+        return
+    try:
+        model.resize_position_embeddings(image_size, num_frames)
+    except StrictDataclassError as error:
+        raise CheckpointError(f"--num-frames {num_frames} --image-size {image_size}: {error}") from error
 
 
 def class_for(tensors: dict[str, torch.Tensor], config: VideoMambaConfig) -> type[VideoMambaPreTrainedModel]:
@@ -127,15 +175,14 @@ def convert_released(checkpoint: ReleasedCheckpoint) -> tuple[VideoMambaPreTrain
         DownloadError: see [`download`].
         CheckpointError: if the file is not what the table says.
     """
-    if checkpoint.task == "video-text":
-        raise CheckpointError(f"{checkpoint.id} is a video-text model, which this converter does not know yet.")
     path = download(checkpoint)
     has_names = checkpoint.dataset in LABEL_FILES or checkpoint.dataset == "breakfast"
     model, remarks = convert(path, labels=checkpoint.dataset if has_names and checkpoint.top1 is not None else None)
     expected = expected_config(checkpoint)
+    config = getattr(model.config, "vision_config", model.config)
     fields = ["hidden_size", "num_hidden_layers", "num_frames", "image_size"]
     fields += ["num_labels"] if expected.num_labels else []
-    found = {name: getattr(model.config, name) for name in fields} | {"parameters": model.num_parameters()}
+    found = {name: getattr(config, name) for name in fields} | {"parameters": model.num_parameters()}
     wanted = {name: getattr(expected, name) for name in fields} | {"parameters": checkpoint.parameters}
     if wrong := [f"{name} is {found[name]} instead of {wanted[name]}" for name in found if found[name] != wanted[name]]:
         raise CheckpointError(
@@ -144,10 +191,26 @@ def convert_released(checkpoint: ReleasedCheckpoint) -> tuple[VideoMambaPreTrain
     return model, remarks, path
 
 
-def processor_for(config: VideoMambaConfig) -> VideoMambaVideoProcessor | CLIPImageProcessor:
-    """The reference's evaluation transform: for videos our own processor, for images CLIP's with ImageNet statistics."""
+def processor_for(
+    config: VideoMambaConfig | VideoMambaVideoTextConfig,
+) -> VideoMambaVideoProcessor | CLIPImageProcessor:
+    """The reference's evaluation transform: for videos our own processor, for images CLIP's with ImageNet statistics.
+
+    A video-text model sees whole frames, squeezed into its size.
+    """
+    is_video_text = isinstance(config, VideoMambaVideoTextConfig)
+    config = config.vision_config if is_video_text else config
     height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
     crop_size, side = {"height": height, "width": width}, max(height, width)
+    if is_video_text:
+        return VideoMambaVideoProcessor(
+            num_frames=config.num_frames,
+            frame_sampling="intervals",
+            size=crop_size,
+            crop_size=crop_size,
+            do_center_crop=False,
+            resample=PILImageResampling.BICUBIC,
+        )
     if config.num_frames is not None:
         return VideoMambaVideoProcessor(num_frames=config.num_frames, size={"shortest_edge": side}, crop_size=crop_size)
     return CLIPImageProcessor(
@@ -158,7 +221,30 @@ def processor_for(config: VideoMambaConfig) -> VideoMambaVideoProcessor | CLIPIm
     )
 
 
-def save(model: VideoMambaPreTrainedModel, output_dir: str | Path, card: str) -> None:
+def load_tokenizer(name: str, config: VideoMambaVideoTextConfig) -> PreTrainedTokenizerBase:
+    """A BERT tokenizer, from a directory or a hub repository.
+
+    Raises:
+        CheckpointError: if there is none, or it has another vocabulary than the model.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"Cannot load the tokenizer {name} ({error}). Give another with --tokenizer, or 'none'."
+        ) from error
+    if len(tokenizer) != config.text_config.vocab_size:
+        vocab_size = config.text_config.vocab_size
+        raise CheckpointError(f"The tokenizer {name} has {len(tokenizer)} words, the model {vocab_size}: give its own one.")
+    return tokenizer
+
+
+def save(
+    model: VideoMambaPreTrainedModel,
+    output_dir: str | Path,
+    card: str,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
     """Writes the model directory, with `card` as its README.md, beside its place first, then moves it there whole."""
     output_dir = Path(output_dir).resolve()
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
@@ -168,6 +254,8 @@ def save(model: VideoMambaPreTrainedModel, output_dir: str | Path, card: str) ->
     try:
         model.save_pretrained(unfinished)
         processor_for(model.config).save_pretrained(unfinished)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(unfinished)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
         unfinished.chmod(0o755)
         unfinished.replace(output_dir)
@@ -177,17 +265,22 @@ def save(model: VideoMambaPreTrainedModel, output_dir: str | Path, card: str) ->
 
 def save_official(directory: str | Path, output_file: str | Path) -> None:
     """Writes the weights of a model directory as an official-layout `.pth`, a state dict under "model"."""
-    config = VideoMambaConfig.from_pretrained(directory)
+    config = AutoConfig.from_pretrained(directory)
     model_class = {
         "VideoMambaForImageClassification": VideoMambaForImageClassification,
         "VideoMambaForPreTraining": VideoMambaForPreTraining,
         "VideoMambaForVideoClassification": VideoMambaForVideoClassification,
+        "VideoMambaForVideoTextPreTraining": VideoMambaForVideoTextPreTraining,
+        "VideoMambaForVideoTextRetrieval": VideoMambaForVideoTextRetrieval,
     }.get((config.architectures or [""])[0], VideoMambaModel)
     model = model_class.from_pretrained(directory, dtype="auto")
     output_file = Path(output_file)
     unfinished = output_file.with_name(f".{output_file.name}-{os.getpid()}")
     try:
-        torch.save({"model": to_official(model.state_dict(), config)}, unfinished)
+        tensors = model.state_dict()
+        is_video_text = isinstance(config, VideoMambaVideoTextConfig)
+        official = video_text_to_official(tensors) if is_video_text else to_official(tensors, config)
+        torch.save({"model": official}, unfinished)
         unfinished.replace(output_file)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -122,10 +122,23 @@ with torch.inference_mode():
 classifier = VideoMambaForVideoClassification.from_pretrained("my-model", num_labels=10)
 ```"""
 
-DOWNLOAD_SNIPPET = f"""```python
-from huggingface_hub import hf_hub_download
+VIDEO_TEXT_SNIPPET = """```python
+import torch
+from modeling_videomamba import VideoMambaForVideoTextRetrieval, VideoMambaVideoProcessor
+from transformers import AutoTokenizer
 
-print(hf_hub_download("{REPOSITORY}", "FILE"))
+model = VideoMambaForVideoTextRetrieval.from_pretrained("my-model").eval()
+processor, tokenizer = VideoMambaVideoProcessor.from_pretrained("my-model"), AutoTokenizer.from_pretrained("my-model")
+
+videos = processor(["one.mp4", "two.mp4"], return_tensors="pt")
+texts = tokenizer(["a man plays the guitar", "a dog runs on a beach"], padding=True, return_tensors="pt")
+with torch.inference_mode():
+    outputs = model(texts.input_ids, videos.pixel_values, texts.attention_mask)
+    video = model.get_video_features(videos.pixel_values)
+    text = model.get_text_features(texts.input_ids, texts.attention_mask)
+    matching = model.match(text.last_hidden_state, texts.attention_mask, video.last_hidden_state)
+print(outputs.logits_per_text)  # every text with every video: quick
+print(matching[:, 1])  # each text with the video of its row: slower and better; retrieval ranks the quick one's best by it
 ```"""
 
 CITATION = """## Citation
@@ -146,8 +159,10 @@ def model_card(model: VideoMambaPreTrainedModel, name: str, source: str) -> str:
         "VideoMambaForVideoClassification": "video-classification",
         "VideoMambaForImageClassification": "image-classification",
         "VideoMambaForPreTraining": "masked-pretraining",
+        "VideoMambaForVideoTextPreTraining": "video-text",
+        "VideoMambaForVideoTextRetrieval": "video-text",
     }.get(type(model).__name__, "backbone")
-    config = model.config
+    config = getattr(model.config, "vision_config", model.config)
     what = (
         f"A [VideoMamba]({PAPER}) model, converted from the official-layout checkpoint `{source}`: "
         f"{config.num_hidden_layers} blocks of width {config.hidden_size}, {config.num_frames or 1} frame(s) of "
@@ -188,6 +203,8 @@ def _card(task: str, sections: list[str], **metadata) -> str:
 def _snippet(task: str, name: str) -> str:
     if task == "backbone":
         return BACKBONE_SNIPPET.replace("my-model", name)
+    if task == "video-text":
+        return VIDEO_TEXT_SNIPPET.replace("my-model", name)
     file = "image.jpg" if task == "image-classification" else "video.mp4"
     snippet = PRETRAINING_SNIPPET if task == "masked-pretraining" else PIPELINE_SNIPPET
     return snippet.replace("TASK", task).replace("FILE", file).replace("my-model", name)
@@ -271,7 +288,9 @@ def _what_it_is(checkpoint: ReleasedCheckpoint) -> list[str]:
         ["input", f"{checkpoint.frames} frames of {pixels}" if checkpoint.frames else f"an image of {pixels}"],
         ["official file", f"`{checkpoint.file}` of [{REPOSITORY}](https://huggingface.co/{REPOSITORY})"],
     ]
-    if checkpoint.task != "video-text":
+    if checkpoint.task == "video-text":
+        facts += [["parameters, without the teacher", f"{checkpoint.parameters:,}"]]
+    else:
         digits = 0 if checkpoint.frames else 1
         printed = "not printed" if checkpoint.gflops is None else f"{checkpoint.gflops:,.{digits}f}"
         ours = f"{count_flops(expected_config(checkpoint)) / 1e9:,.{digits}f}"
@@ -285,14 +304,11 @@ def _what_it_is(checkpoint: ReleasedCheckpoint) -> list[str]:
 
 
 def _use(checkpoint: ReleasedCheckpoint) -> list[str]:
-    name, is_start = checkpoint.id, checkpoint.task == "masked-pretraining"
-    if checkpoint.task == "video-text":
-        why = "This package cannot load it yet: it lacks the text encoder and what joins it with the video encoder."
-        return [f"{why} The file is for the official code:", DOWNLOAD_SNIPPET.replace("FILE", checkpoint.file)]
+    name, needs_package = checkpoint.id, checkpoint.task in ("masked-pretraining", "video-text")
     setup = (
         f"`python conversion/convert_videomamba_to_hf.py {name} {name}` downloads the official file and writes the directory "
         f"`{name}` with weights, code and this card. If it is on the hub, write the name of its repository instead. It needs "
-        f"`torch>=2.9`, `transformers>=5.17`, `torchvision` and `av`{', and this package' if is_start else ''}."
+        f"`torch>=2.9`, `transformers>=5.17`, `torchvision` and `av`{', and this package' if needs_package else ''}."
     )
     if checkpoint.task != "video-classification":
         return [setup, _snippet(checkpoint.task, name)]
@@ -350,7 +366,5 @@ def _limits(checkpoint: ReleasedCheckpoint, lineage: list[ReleasedCheckpoint]) -
     limits += dict.fromkeys(BIASES[row.dataset] for row in lineage)
     limits += [CLIP_BIAS] if lineage[-1].task == "masked-pretraining" else []
     limits += ["The data sets have terms of their own, some for research only"]
-    limits += (
-        ["The weights are converted, not retrained, and were not evaluated again"] if checkpoint.task != "video-text" else []
-    )
+    limits += ["The weights are converted, not retrained, and were not evaluated again"]
     return _bullets(limits)

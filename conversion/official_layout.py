@@ -46,7 +46,7 @@ PRETRAINING_RENAMES = [
     ("clip_decoder.{i}.norm.{p}", "alignment_heads.{i}.norm.{p}"),
 ]
 
-PLACEHOLDERS = {"i": r"\d+", "p": "weight|bias", "outer": "in_proj|out_proj", "inner": "conv1d|x_proj|dt_proj"}
+PLACEHOLDERS = {"i": r"\d+", "p": "weight|bias", "rest": r".+", "outer": "in_proj|out_proj", "inner": "conv1d|x_proj|dt_proj"}
 
 # The head of self-distillation: of use in its training only, and deleted by the reference before anything else.
 TRAINING_ONLY = re.compile(r"distill_head\.")
@@ -173,7 +173,7 @@ def to_ours(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """
     left_out = [name for name in tensors if TRAINING_ONLY.match(name)]
     kept = {name: tensor for name, tensor in tensors.items() if name not in left_out}
-    renamed = _rename(kept, PRETRAINING_RENAMES if is_pretraining(tensors) else RENAMES)
+    renamed = rename(kept, PRETRAINING_RENAMES if is_pretraining(tensors) else RENAMES)
     kernel = "videomamba.embeddings.patch_embeddings.projection.weight"
     if kernel in renamed and renamed[kernel].ndim == 4:
         renamed[kernel] = renamed[kernel].unsqueeze(2)  # (hidden, channels, 1, patch, patch)
@@ -186,13 +186,18 @@ def to_official(tensors: dict[str, Tensor], config: VideoMambaConfig) -> dict[st
         tensors = {f"videomamba.{name}": tensor for name, tensor in tensors.items()}
     pretraining = any(name.startswith("alignment_heads.") for name in tensors)
     renames = [(ours, official) for official, ours in (PRETRAINING_RENAMES if pretraining else RENAMES)]
-    renamed = _rename(tensors, renames)
+    renamed = rename(tensors, renames)
     if config.num_frames is None:
         renamed["patch_embed.proj.weight"] = renamed["patch_embed.proj.weight"].squeeze(2)  # (hidden, channels, patch, patch)
     return renamed
 
 
-def _rename(tensors: dict[str, Tensor], renames: list[tuple[str, str]]) -> dict[str, Tensor]:
+def rename(tensors: dict[str, Tensor], renames: list[tuple[str, str]]) -> dict[str, Tensor]:
+    """Tensors by new names: those of the first of the `(before, after)` patterns that fits.
+
+    Raises:
+        CheckpointError: for a name that no pattern fits, or two names that become one.
+    """
     patterns = []
     for before, after in renames:
         pattern = re.escape(before).replace(r"\{", "{").replace(r"\}", "}")

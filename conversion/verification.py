@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from conversion.video_text_layout import VISION, is_video_text
 from modeling_videomamba import VideoMambaConfig, VideoMambaPreTrainedModel
 from modeling_videomamba.selective_scan import selective_scan_reference
 
@@ -11,15 +12,19 @@ from modeling_videomamba.selective_scan import selective_scan_reference
 def verify(tensors: dict[str, Tensor], model: VideoMambaPreTrainedModel) -> float:
     """Largest difference between the CLS features of the official layout, in fp64, and of the converted model, in fp32.
 
-    Both see one fixed clip of the model's own size. The features come after the final norm and have unit scale.
+    Of a video-text model, its video side. Both see one fixed clip of the model's own size. The features come after the final
+    norm and have unit scale.
     """
-    config = model.config
+    vision = getattr(model, "vision_model", model.base_model)
+    config = vision.config
+    prefix = VISION if is_video_text(tensors) else ""
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     frames = config.num_frames or 1
     height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
     clip = torch.randn(1, frames, config.num_channels, height, width, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = official_features({name: tensor.double() for name, tensor in tensors.items()}, clip.double(), config)
-        features = model.base_model(clip).pooler_output
+        features = vision(clip).pooler_output
     return (features - expected).abs().max().item()
 
 

@@ -46,8 +46,8 @@ class VideoMambaFusionLayer(BertLayer):
 class VideoMambaTextModel(BertModel):
     """BERT in two parts: the first layers encode a text, the last `num_fusion_layers` join it with a video.
 
-    `from_pretrained("google-bert/bert-base-uncased", num_fusion_layers=3, video_size=576)` starts from BERT; its cross-attention
-    is new.
+    `from_pretrained("google-bert/bert-base-uncased", num_fusion_layers=3, video_size=576)` starts from BERT, with new
+    cross-attention.
     """
 
     def __init__(self, config: BertConfig, num_fusion_layers: int, video_size: int):
@@ -172,7 +172,7 @@ class _VideoMambaForVideoText(VideoMambaVideoTextPreTrainedModel):
 
         Returns:
             `pooler_output` `(videos, num_frames, projection_dim)`, or `(videos, 1, projection_dim)`, not normalised;
-            `last_hidden_state` `(videos, patches, hidden)`, the patches for [`match`], without CLS; `hidden_states`, on request.
+            `last_hidden_state` `(videos, patches, hidden)`, what [`match`] takes, without CLS; `hidden_states`, on request.
         """
         images = pixel_values.shape[1] == 1
         outputs = self.vision_model(pixel_values, bool_masked_pos=bool_masked_pos, images=images, **kwargs)
@@ -297,7 +297,7 @@ class VideoMambaForVideoTextRetrieval(_VideoMambaForVideoText):
 
 
 class VideoMambaForVideoTextPreTraining(_VideoMambaForVideoText):
-    """Four objectives: contrastive, matching, masked language modelling, and the alignment of unmasked tokens with a teacher."""
+    """Four objectives: contrastive, matching, masked language modelling, alignment of unmasked tokens with a teacher."""
 
     _tied_weights_keys = {
         "masked_language_head.predictions.decoder.weight": "text_model.embeddings.word_embeddings.weight",

@@ -60,6 +60,7 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
     do_convert_rgb = True
     do_sample_frames = True
     num_frames = 16
+    frame_sampling = "segments"
     num_clips = 1
     num_crops = 1
     valid_kwargs = VideoMambaVideoProcessorKwargs
@@ -79,12 +80,17 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
         """Indices of the frames of all clips, `(num_clips * num_frames,)`, clip by clip.
 
         The video is cut into `num_frames` equal segments; clip k of n takes from each the frame at (k + 1) / (n + 1) of its
-        length: for one clip, its middle.
+        length: for one clip, its middle. With `frame_sampling="intervals"`, as video-text models were trained, the bounds of
+        the segments are whole frames, and there is one clip.
         """
         if kwargs.get("fps") is not None:
             raise ValueError("VideoMamba samples `num_frames` over the whole video: `fps` is not supported.")
         num_frames, num_clips = num_frames or self.num_frames, num_clips or self.num_clips
         last = metadata.total_num_frames - 1
+        if self.frame_sampling == "intervals":
+            if num_clips > 1:
+                raise ValueError(f"`num_clips` must be 1 with `frame_sampling='intervals'`, got {num_clips}.")
+            return interval_middles(metadata.total_num_frames, num_frames)
         segment = last / num_frames
         starts = np.round(segment * np.arange(num_frames)).astype(int)  # half to even
         shifts = [int(segment / (num_clips + 1) * (clip + 1)) for clip in range(num_clips)]
@@ -153,6 +159,14 @@ def _plain(videos: VideoInput) -> VideoInput:
     if isinstance(videos, (np.ndarray, Tensor)) and 0 in videos.shape:
         raise ValueError(f"A video of shape {tuple(videos.shape)} has no frames or no pixels.")
     return videos
+
+
+def interval_middles(total: int, num_frames: int) -> np.ndarray:
+    """The middle frame of each of `num_frames` intervals with whole bounds; a short video repeats its last one."""
+    if total < num_frames:
+        return np.minimum(np.arange(num_frames), total - 1)
+    bounds = np.linspace(0, total, num_frames + 1).astype(int)
+    return (bounds[:-1] + bounds[1:] - 1) // 2
 
 
 def crops_along_longer_side(video: Tensor, num_crops: int) -> list[Tensor]:

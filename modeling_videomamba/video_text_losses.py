@@ -1,4 +1,4 @@
-"""What video-text pretraining compares: videos with all texts of a batch, and with the texts that are hardest to tell apart."""
+"""What video-text training compares: videos with all texts of a batch, and with those that are hardest to tell apart."""
 
 import torch
 import torch.distributed as dist

@@ -16,13 +16,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import BertConfig
 
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton: its kernels then run on CPU, step by step
 
 from conversion.converter import convert, processor_for, save
-from modeling_videomamba import VideoMambaConfig, VideoMambaForVideoClassification
+from modeling_videomamba import VideoMambaConfig, VideoMambaForVideoClassification, VideoMambaVideoTextConfig
 
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -66,6 +67,17 @@ def small_config(**overrides) -> VideoMambaConfig:
     """Two narrow blocks on clips of 4 frames of 32 x 32 pixels: 17 tokens."""
     sizes = {"image_size": 32, "num_frames": 4, "hidden_size": 32, "num_hidden_layers": 2, "num_labels": 5}
     return VideoMambaConfig(**(sizes | overrides))
+
+
+WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a the up down left right moves zooms in out cat coffee rocket".split()
+
+
+def small_video_text_config(**overrides) -> VideoMambaVideoTextConfig:
+    """A small video side, and a BERT of three narrow layers that knows [`WORDS`], the last of which looks at videos."""
+    bert = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+    bert |= {"vocab_size": len(WORDS), "max_position_embeddings": 16}
+    sizes = {"vision_config": small_config(alignment_size=12), "text_config": BertConfig(**bert)}
+    return VideoMambaVideoTextConfig(**(sizes | {"num_fusion_layers": 1, "projection_dim": 16} | overrides))
 
 
 def save_model(directory: Path, **config) -> Path:

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from conversion.released import ALIASES, NUM_LABELS, TABLE, expected_config, find_released, load_released
-from modeling_videomamba import VideoMambaForImageClassification, VideoMambaForPreTraining, VideoMambaForVideoClassification
+from modeling_videomamba import (
+    VideoMambaForImageClassification,
+    VideoMambaForPreTraining,
+    VideoMambaForVideoClassification,
+    VideoMambaForVideoTextPreTraining,
+    VideoMambaVideoTextConfig,
+)
 from modeling_videomamba.flop_counter import count_flops
 
 
@@ -140,10 +146,12 @@ class TestArchitecture:
         assert row.gflops_with_scan == round(count_flops(expected_config(row)) / 1e9, 1)
 
     @by_id(VIDEO_TEXT)
-    def test_video_text_is_more_than_a_configuration_says(self, row):
-        assert row.parameters is None
-        with pytest.raises(ValueError, match=f"{row.id} is a video-text model"):
-            expected_config(row)
+    def test_video_text(self, row):
+        config = expected_config(row)
+        with torch.device("meta"):
+            model = VideoMambaForVideoTextPreTraining(VideoMambaVideoTextConfig(vision_config=config))
+        assert model.num_parameters() == row.parameters
+        assert (config.hidden_size, config.num_frames, config.num_labels) == (576, 8, 0)
 
 
 class TestNames:

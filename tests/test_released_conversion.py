@@ -144,10 +144,6 @@ class TestDownload:
         process = run_cli(tmp_path, "videomamba-m-k40", tmp_path / "model", expect=1)
         assert "There is no released checkpoint 'videomamba-m-k40'. The closest names are videomamba-m-k400" in process.stderr
 
-    def test_video_text_is_not_known_yet(self, tmp_path):
-        process = run_cli(tmp_path, "videomamba-m-mm-5m", tmp_path / "model", expect=1)
-        assert "videomamba-m-mm-5m is a video-text model" in process.stderr
-
     def test_all_goes_on_after_failures_and_reports(self, tmp_path):
         hub = StandInHub({"videomamba_t16_in1k_res224.pth": official_file("image_sm_tiny_res224_in1k", tmp_path)})
         process = run_cli(tmp_path, "--all", tmp_path / "models", environment=hub.environment, expect=1)
