@@ -69,7 +69,7 @@ def small_config(**overrides) -> VideoMambaConfig:
     return VideoMambaConfig(**(sizes | overrides))
 
 
-WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a the up down left right moves zooms in out cat coffee rocket".split()
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "the", "up", "down", "left", "moves", "cat", "coffee"]
 
 
 def small_video_text_config(**overrides) -> VideoMambaVideoTextConfig:
