@@ -1,0 +1,172 @@
+"""Captions, and the videos or images that they describe: what benchmarks of retrieval ask for, lists, words, tokens.
+
+A list is one of
+    JSON    `[{"video": PATH, "caption": TEXT or [TEXT, ...]}, ...]`, or with `"image"` in place of `"video"`
+    JSONL   such an item a line
+    CSV     with a header that names its columns, such as `path,caption`
+where `path` may stand for `video` or `image`: the suffix then tells which. The path of a video may be an http(s) address.
+"""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from .media_files import SUFFIXES, Media
+
+
+DELETED = str.maketrans("-/", "  ", ",.'!?\"()*#:;~")
+
+
+class Protocol(NamedTuple):
+    """How a benchmark of retrieval reads captions and videos."""
+
+    max_text_length: int = 32  # tokens
+    paragraph: bool = False  # all captions of a video are one text
+    seconds: float | None = None  # what is seen of a video, from its start; `None`: all of it
+
+
+PROTOCOLS = {
+    "msrvtt": Protocol(32),
+    "didemo": Protocol(64, paragraph=True, seconds=30),
+    "activitynet": Protocol(150, paragraph=True),
+    "lsmdc": Protocol(96),
+    "msvd": Protocol(64),
+}
+
+
+class CaptionedFile(NamedTuple):
+    path: str
+    medium: Media
+    captions: tuple[str, ...]
+
+
+def clean_caption(text: str) -> str:
+    """Lower case, without punctuation; hyphens and slashes become spaces."""
+    return " ".join(text.lower().translate(DELETED).replace("<person>", "person").split())
+
+
+def load_captions(source: str | Path, media_root: str | None = None) -> list[CaptionedFile]:
+    """The videos and images of a list in their order, each once, with all their captions, cleaned.
+
+    Args:
+        source: a file that ends in `.json`, `.jsonl` or `.csv`.
+        media_root: where relative paths start from; by default where the list is.
+
+    Raises:
+        FileNotFoundError: if there is no such list, or none of its files.
+        ValueError: naming the list and the item that is wrong.
+    """
+    source = Path(source)
+    if not source.is_file():
+        raise FileNotFoundError(f"There is no list of captions {source}.")
+    root = Path(media_root) if media_root is not None else source.parent
+    files: dict[str, CaptionedFile] = {}
+    for where, row in _rows(source):
+        path, medium = _place(row, root, where)
+        before = files.get(path, CaptionedFile(path, medium, ()))
+        files[path] = before._replace(captions=before.captions + _captions(row, where))
+    if not files:
+        raise ValueError(f"The list {source} is empty.")
+    if not any(_is_address(path) or Path(path).exists() for path in files):
+        raise FileNotFoundError(
+            f"None of the {len(files)} files in {source} exists, the first is {next(iter(files))}. Relative paths start from "
+            f"{root}: say otherwise with --media_root."
+        )
+    return list(files.values())
+
+
+class CaptionTokenizer:
+    """Tokens of captions, padded and cut to one length. Says once if captions are cut."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int):
+        self.tokenizer, self.max_length = tokenizer, max_length
+        self.has_warned = False
+
+    def __call__(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """`input_ids` and `attention_mask`, both `(texts, max_length)`."""
+        if not self.has_warned:
+            self._warn_of(captions)
+        tokens = self.tokenizer(
+            captions, padding="max_length", truncation=True, max_length=self.max_length, return_tensors="pt"
+        )
+        return tokens["input_ids"], tokens["attention_mask"]
+
+    def _warn_of(self, captions: list[str]) -> None:
+        lengths = [len(ids) for ids in self.tokenizer(captions, verbose=False)["input_ids"]]
+        if too_long := sum(length > self.max_length for length in lengths):
+            self.has_warned = True
+            print(
+                f"warning: {too_long} of {len(captions)} captions are cut to {self.max_length} tokens, "
+                f"the longest has {max(lengths)}",
+                file=sys.stderr,
+            )
+
+
+def _rows(source: Path) -> Iterator[tuple[str, dict]]:
+    """What is in a list, with words that say where."""
+    readers = {".json": _json_rows, ".jsonl": _jsonl_rows, ".csv": _csv_rows}
+    if source.suffix.lower() not in readers:
+        raise ValueError(f"{source}: a list of captions is a file that ends in {', '.join(readers)}.")
+    text = source.read_text(encoding="utf-8-sig")
+    for where, row in readers[source.suffix.lower()](text, str(source)):
+        if not isinstance(row, dict):
+            raise ValueError(f'{where}: expected an item such as {{"video": ..., "caption": ...}}, got {row!r}.')
+        yield where, row
+
+
+def _json_rows(text: str, name: str) -> Iterator[tuple[str, dict]]:
+    rows = _parse(text, name)
+    if not isinstance(rows, list):
+        raise ValueError(f"{name}: expected a list of items, got {type(rows).__name__}.")
+    for number, row in enumerate(rows, start=1):
+        yield f"{name}, item {number}", row
+
+
+def _jsonl_rows(text: str, name: str) -> Iterator[tuple[str, dict]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"{name}, line {number}", _parse(line, f"{name}, line {number}")
+
+
+def _csv_rows(text: str, name: str) -> Iterator[tuple[str, dict]]:
+    for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), start=1):
+        yield f"{name}, item {number}", row
+
+
+def _parse(text: str, where: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error}).") from error
+
+
+def _place(row: dict, root: Path, where: str) -> tuple[str, Media]:
+    given = [name for name in ("video", "image", "path") if row.get(name)]
+    if len(given) != 1 or not isinstance(path := row[given[0]], str):
+        raise ValueError(f"{where}: expected one path, as `video`, `image` or `path`, got {row!r}.")
+    medium = given[0]
+    if medium == "path":
+        medium = "image" if Path(path).suffix.lower() in SUFFIXES["image"] else "video"
+    return path if _is_address(path) else str(root / path), medium
+
+
+def _captions(row: dict, where: str) -> tuple[str, ...]:
+    captions = row.get("caption")
+    captions = [captions] if isinstance(captions, str) else captions
+    if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
+        raise ValueError(f"{where}: expected a `caption`, a text or a list of texts, got {row!r}.")
+    cleaned = tuple(map(clean_caption, captions))
+    if "" in cleaned:
+        raise ValueError(f"{where}: the caption {captions[cleaned.index('')]!r} is empty, or nothing but punctuation.")
+    return cleaned
+
+
+def _is_address(path: str) -> bool:
+    return path.startswith(("http://", "https://"))
