@@ -3,9 +3,9 @@
     pip install scikit-image scikit-learn  # for their bundled photographs, nothing is downloaded
     python examples/render_captioned_clips.py captioned_clips
 
-writes captioned_clips/{train,val,test}/*.mp4 and the lists {train,val,test}.json that the scripts of video and text take. Clips
-are those of `render_demo_clips.py`, so their movement is in the order of frames only; here the photograph has a name, too.
-Every clip has a cutting, a path and a wall of its own. The test has one clip for each of 100 captions, so chance is 1 %.
+writes captioned_clips/{train,val,test}/*.mp4 and the lists {train,val,test}.json that the scripts of video and text take.
+Clips are those of `render_demo_clips.py`, so their movement is in the order of frames only; here the photograph has a name,
+too. Every clip has a cutting, a path and a wall of its own. The test has one clip for each of 100 captions: chance is 1 %.
 """
 
 import argparse
