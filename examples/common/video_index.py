@@ -1,0 +1,169 @@
+"""An index of videos on disk: the vectors of their frames, by which sentences find them again.
+
+A directory with `index.json`, and with the vectors, in a file for every save: `vectors-00000.safetensors` and so on, each a
+tensor `frames` `(videos, frames, width)` in fp16. Every file is written beside its place, then moved there whole, vectors
+before the list that names them: a process that is killed leaves the index as it was saved last.
+"""
+
+import hashlib
+import json
+import os
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from .score_files import fingerprint
+
+
+def fingerprint_of_directory(model: Path) -> str:
+    """16 letters that change with what makes vectors: configuration, weights, and how videos are read.
+
+    Raises:
+        FileNotFoundError: if this is no directory of a model.
+    """
+    if not (model / "config.json").is_file():
+        raise FileNotFoundError(f"There is no model in {model}.")
+    files = [model / "config.json", *sorted(model.glob("*processor_config.json")), *sorted(model.glob("*.safetensors"))]
+    parts = []
+    for file in files:
+        with file.open("rb") as content:
+            parts.append(hashlib.file_digest(content, "sha256").digest())
+    return fingerprint(*parts)
+
+
+def stamp(video: Path) -> dict[str, int | None]:
+    """What tells whether a file has changed; of a link to nowhere, nothing."""
+    try:
+        status = video.stat()
+    except OSError:
+        return {"size": None, "modified": None}
+    return {"size": status.st_size, "modified": status.st_mtime_ns}
+
+
+@dataclass
+class VideoIndex:
+    """The videos of a folder, each with its vectors, or with the reason why it has none.
+
+    Args:
+        directory: where the index is.
+        folder: where the videos are.
+        model, model_fingerprint: what made the vectors, see [`fingerprint_of_directory`].
+        videos: by path in the folder: `size` and `modified` of the file, and `shard` and `row` of its vectors or else `error`.
+    """
+
+    directory: Path
+    folder: str
+    model: str
+    model_fingerprint: str
+    videos: dict[str, dict] = field(default_factory=dict)
+    waiting: list[tuple[str, dict, Tensor]] = field(default_factory=list)  # for the next save
+
+    @classmethod
+    def read(cls, directory: Path) -> Self:
+        """
+        Raises:
+            FileNotFoundError: if there is no index.
+        """
+        file = directory / "index.json"
+        if not file.exists():
+            raise FileNotFoundError(f"There is no index in {directory}.")
+        return cls(directory, **json.loads(file.read_text(encoding="utf-8")))
+
+    @classmethod
+    def read_or_start(cls, directory: Path, folder: str, model: str, model_fingerprint: str) -> Self:
+        """The index that is there, or a new one.
+
+        Raises:
+            ValueError: if it is another model's or another folder's, or if something else is there. Nothing is changed then.
+        """
+        if (directory / "index.json").exists():
+            index = cls.read(directory)
+            index.check_model(model, model_fingerprint)
+            if index.folder != folder and os.path.isdir(index.folder):  # else it was moved
+                raise ValueError(f"{directory} is an index of {index.folder}, not of {folder}: give another --index.")
+            index.folder, index.model = folder, model
+            return index
+        if directory.exists() and any(path.suffix != ".tmp" for path in directory.iterdir()):
+            raise ValueError(f"{directory} has files, but no index: give another --index.")
+        return cls(directory, folder, model, model_fingerprint)
+
+    def check_model(self, model: str, model_fingerprint: str) -> None:
+        """
+        Raises:
+            ValueError: if another model made the vectors, or the same one, before it changed.
+        """
+        if model_fingerprint != self.model_fingerprint:
+            raise ValueError(
+                f"{self.directory} was made by another model: {self.model} had the fingerprint {self.model_fingerprint}, "
+                f"{model} has {model_fingerprint}. Give that --model, or make another --index."
+            )
+
+    def out_of_date(self, found: dict[str, dict]) -> tuple[list[str], list[str]]:
+        """What differs from the files `found`, stamps by path in the folder: videos that are gone; new or changed ones."""
+
+        def is_current(name: str) -> bool:
+            known = self.videos.get(name, {})
+            return found[name].items() <= known.items() and ("error" in known or self._file(known["shard"]).exists())
+
+        return [name for name in self.videos if name not in found], [name for name in found if not is_current(name)]
+
+    def add(self, name: str, stamp: dict, vectors: Tensor) -> None:
+        """Takes the vectors `(frames, width)` of a video, of unit length, into the next save."""
+        self.waiting.append((name, stamp, vectors.half().cpu()))
+
+    def add_error(self, name: str, stamp: dict, reason: str) -> None:
+        self.videos[name] = stamp | {"error": reason}
+
+    def save(self) -> None:
+        """From here on, what was added outlives the process."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if self.waiting:
+            names, stamps, vectors = zip(*self.waiting)
+            shard = 1 + max((video.get("shard", -1) for video in self.videos.values()), default=-1)
+            unfinished = self.directory / "vectors.tmp"
+            unfinished.write_bytes(to_safetensors({"frames": torch.stack(vectors)}))
+            unfinished.replace(self._file(shard))
+            self.videos |= {name: s | {"shard": shard, "row": row} for row, (name, s) in enumerate(zip(names, stamps))}
+            self.waiting = []
+        content = {name: getattr(self, name) for name in ("folder", "model", "model_fingerprint", "videos")}
+        unfinished = self.directory / "index.tmp"
+        unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        unfinished.replace(self.directory / "index.json")
+        self._remove_unused_shards()
+
+    def _remove_unused_shards(self) -> None:
+        used = {self._file(video["shard"]) for video in self.videos.values() if "shard" in video}
+        for file in self.directory.glob("vectors-*.safetensors"):
+            if file not in used:
+                file.unlink()
+
+    def _file(self, shard: int) -> Path:
+        return self.directory / f"vectors-{shard:05}.safetensors"
+
+    def mean_vectors(self) -> tuple[list[str], Tensor]:
+        """The videos that have vectors, and the means over their frames `(videos, width)`.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        by_shard = defaultdict(list)
+        for name, video in self.videos.items():
+            if "shard" in video:
+                by_shard[video["shard"]].append((name, video["row"]))
+        if not by_shard:
+            raise ValueError(f"The index {self.directory} has no videos.")
+        names, means = [], []
+        for shard, entries in by_shard.items():
+            frames = load_file(self._file(shard))["frames"]
+            names += [name for name, _ in entries]
+            means.append(frames[[row for _, row in entries]].float().mean(dim=1))
+        return names, torch.cat(means)
+
+    def path_of(self, name: str) -> str:
+        return os.path.join(self.folder, name)
