@@ -49,6 +49,8 @@ class TestCommandLine:
         assert written >= {path.name for path in (ROOT / "modeling_videomamba").glob("*.py")} - {
             "__init__.py",
             "flop_counter.py",
+            "modeling_videomamba_video_text.py",
+            "video_text_losses.py",
             "selective_scan.py",  # the operator by itself, and its oracle
             "selective_scan_onnx.py",
         }
