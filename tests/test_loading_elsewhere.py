@@ -37,6 +37,19 @@ AutoModelForImageClassification.from_pretrained("model", **kwargs)
 AutoImageProcessor.from_pretrained("model")
 """
 
+VIDEO_TEXT = """
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoVideoProcessor
+AutoConfig.from_pretrained("model", **kwargs)
+for auto_class in (AutoModel, AutoModelForPreTraining):
+    model, info = auto_class.from_pretrained("model", output_loading_info=True, **kwargs)
+    assert not any(info.values()), info
+    assert type(model).__module__.startswith(origin), type(model)
+pixel_values = AutoVideoProcessor.from_pretrained("model", **kwargs)("clip.mp4", return_tensors="pt").pixel_values
+output = model(torch.tensor([[2, 7, 9, 3]]), pixel_values)
+assert output.logits_per_video.shape == (1, 1), output.logits_per_video
+"""
+
 WITH_PACKAGE = """
 import sys
 sys.path.insert(0, {root!r})
@@ -51,11 +64,16 @@ kwargs, origin = {{"trust_remote_code": True}}, "transformers_modules."
 """
 
 
-@pytest.mark.parametrize(("case", "task"), [("video_cls_base", VIDEO), ("image_cls_base", IMAGE)], ids=["video", "image"])
+@pytest.mark.parametrize(
+    ("case", "task"),
+    [("video_cls_base", VIDEO), ("image_cls_base", IMAGE), ("umt_full", VIDEO_TEXT)],
+    ids=["video", "image", "video-text"],
+)
 @pytest.mark.parametrize("setting", [WITH_PACKAGE, WITHOUT_PACKAGE], ids=["with_package", "without_package"])
 def test_pipeline_and_auto_classes(tmp_path, monkeypatch, case, task, setting):
     checkpoint = golden(case).checkpoint
-    save(convert(checkpoint)[0], tmp_path / "model", card="")
+    overrides = {"num_attention_heads": 4} if case == "umt_full" else {}
+    save(convert(checkpoint, overrides)[0], tmp_path / "model", card="")
     render_clip(tmp_path / "clip.mp4")
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     script = setting.format(root=str(ROOT)) + task
