@@ -9,6 +9,11 @@ A *lane* is one scan over the whole sequence, a forward or a reversed one. All l
 so that two directions cost one recurrence and no flipped copy: `_steps` views the same step of both lanes, counted from either
 end of the buffer, as one strided tensor.
 
+The operations on a chunk take both lanes at once, the lane outermost: PyTorch cuts each into equal runs, one a thread, so
+that with two threads on a CPU each keeps to its lane, whose numbers are in its core's cache. Cores of a virtual machine need
+not share one, and what the other core wrote is then several times slower to read. Buffers are made once a scan, since memory
+that has gone back to the system comes back page by page.
+
 Every decay is at most 1 and nothing is ever divided by a product of decays, so no delta and no A overflow.
 """
 
@@ -19,7 +24,7 @@ from torch import Tensor
 
 
 STEPS_PER_CHUNK = 32  # the buffers of a chunk, (lanes, batch, 32, state, dim) each, stay in cache
-CHUNKS_PER_BLOCK = 4  # work without a state dimension (softplus of delta, D u) is done for four chunks at once
+CHUNKS_PER_BLOCK = 2  # work without a state dimension (softplus of delta, D u) is done for two chunks at once
 STATES_IN_CACHE = 1152 * 16  # of the samples that are scanned together on CPU: as many as one sample of VideoMamba-M has
 LOG2_E = math.log2(math.e)
 
@@ -34,35 +39,42 @@ def _in_scan_order(tensor: Tensor, size: int, reverse: bool) -> tuple[Tensor, ..
     return tensor.split(sizes[::-1], dim=1)[::-1] if reverse else tensor.split(sizes, dim=1)
 
 
-def _steps(buffer: Tensor, reverse: list[bool]) -> list[Tensor]:
-    """Views `(lanes, batch, state, dim)` of a chunk's steps: entry i is the i-th step that each lane takes.
+def _first_steps(buffer: Tensor, steps: int) -> Tensor:
+    """A buffer `(lanes, batch, steps, ...)` for fewer steps, without gaps, in the same memory."""
+    shape = (*buffer.shape[:2], steps, *buffer.shape[3:])
+    return buffer.view(-1)[: math.prod(shape)].view(shape)
 
-    `buffer`: `(lanes, batch, steps, state, dim)` with at most two lanes, steps in the order of time.
+
+def _pieces(buffer: Tensor, size: int, reverse: list[bool]) -> list[Tensor]:
+    """Views `(lanes, batch, size, ...)`: entry i is the i-th piece of `size` steps that each lane meets.
+
+    `buffer`: `(lanes, batch, steps, ...)` with at most two lanes, steps in the order of time. The last piece may be shorter.
     """
-    lanes, batch, steps, state, dim = buffer.shape
-    lane_stride, batch_stride, step_stride, state_stride, dim_stride = buffer.stride()
+    lanes, batch, steps, *rest = buffer.shape
+    lane_stride, *strides = buffer.stride()
     views = []
-    for i in range(steps):
-        starts = [lane * lane_stride + (steps - 1 - i if reverse[lane] else i) * step_stride for lane in range(lanes)]
-        stride = (starts[-1] - starts[0], batch_stride, state_stride, dim_stride)
-        views.append(buffer.as_strided((lanes, batch, state, dim), stride, buffer.storage_offset() + starts[0]))
+    for start in range(0, steps, size):
+        n = min(size, steps - start)
+        offsets = [lane * lane_stride + (steps - start - n if reverse[lane] else start) * strides[1] for lane in range(lanes)]
+        stride = (offsets[-1] - offsets[0], *strides)
+        views.append(buffer.as_strided((lanes, batch, n, *rest), stride, buffer.storage_offset() + offsets[0]))
     return views
 
 
-def _softplus_(x: Tensor) -> Tensor:
-    """`log(1 + exp(x))` in place, relative error below 2e-6.
+def _softplus_(x: Tensor, e: Tensor, series: Tensor, square: Tensor) -> Tensor:
+    """`log(1 + exp(x))` in place, relative error below 2e-6; the other tensors are overwritten.
 
     `max(x, 0) + 2 atanh(e / (e + 2))` with `e = exp(-|x|)` as a series: unlike `log1p`, which some builds of PyTorch run ten
     times slower than `exp`, it needs fast operations only, and unlike `log(1 + e)` it keeps small values exact.
     """
     if x.dtype == torch.float64:
         return x.copy_(torch.nn.functional.softplus(x))
-    e = torch.exp2(x.abs().mul_(-LOG2_E))
-    s = e.div_(e + 2)
-    s_squared = s * s
-    series = torch.full_like(s, 2 / 13)
-    for k in (11, 9, 7, 5, 3, 1):
-        series.mul_(s_squared).add_(2 / k)
+    torch.abs(x, out=e).mul_(-LOG2_E).exp2_()
+    s = e.div_(torch.add(e, 2, out=square))
+    torch.mul(s, s, out=square)
+    torch.mul(square, 2 / 13, out=series).add_(2 / 11)
+    for k in (9, 7, 5, 3, 1):
+        series.mul_(square).add_(2 / k)
     return x.clamp_(min=0).addcmul_(series, s)
 
 
@@ -80,9 +92,10 @@ class _Chunks:
         self.dtype = torch.promote_types(u[0].dtype, torch.float32)
         self.num_chunks = -(-self.length // STEPS_PER_CHUNK)
         self.u, self.delta = u, delta
-        self.A = [a.to(self.dtype).t().contiguous() for a in A]  # (state, dim)
-        self.A_log2 = [a * LOG2_E for a in self.A]
-        self.B, self.C = [b.to(self.dtype) for b in B], [c.to(self.dtype) for c in C]
+        self.A = torch.stack([a.to(self.dtype).t() for a in A])[:, None, None]  # (lanes, 1, 1, state, dim)
+        self.A_log2 = self.A * LOG2_E
+        self.B, self.C = (_pieces(torch.stack(x).to(self.dtype), STEPS_PER_CHUNK, reverse) for x in (B, C))  # one a chunk
+        self.scratch = [self.block_buffer() for _ in range(3)] if delta_softplus else []
         self.delta_bias = [bias.to(self.dtype) for bias in delta_bias]
 
     def new(self, *shape: int) -> Tensor:
@@ -90,6 +103,10 @@ class _Chunks:
 
     def chunk_buffer(self) -> Tensor:
         return self.new(self.lanes, self.batch, STEPS_PER_CHUNK, self.state, self.dim)
+
+    def block_buffer(self) -> Tensor:
+        steps = min(STEPS_PER_CHUNK * CHUNKS_PER_BLOCK, self.length)
+        return self.new(self.lanes, self.batch, steps, self.dim)
 
     def carry(self) -> Tensor:
         return self.new(self.lanes, self.batch, self.state, self.dim).zero_()
@@ -103,16 +120,26 @@ class _Chunks:
         """One tuple a chunk of a block, in scan order, of that chunk's view for every lane."""
         return list(zip(*(_in_scan_order(t, STEPS_PER_CHUNK, reverse) for t, reverse in zip(tensors, self.reverse))))
 
-    def time_step(self, delta: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
-        """A block's `delta + bias`, and the time step: its softplus, or the same tensors."""
-        raw = [torch.add(d, bias, out=self.new(*d.shape)) for d, bias in zip(delta, self.delta_bias)]
-        return raw, [_softplus_(r.clone()) for r in raw] if self.delta_softplus else raw
+    def pieces(self, block: Tensor) -> list[Tensor]:
+        """A view a chunk, for all lanes, of a block's buffer."""
+        return _pieces(block, STEPS_PER_CHUNK, self.reverse)
 
-    def fill(self, decay: Tensor, hidden: Tensor, time_step: tuple, drive: tuple, B: tuple) -> None:
-        """Writes a chunk's decays `exp(delta A)` and inputs `delta u B` for every lane."""
+    def steps(self, chunk: Tensor) -> list[Tensor]:
+        """Views `(lanes, batch, state, dim)` of a chunk's steps: entry i is the i-th step that each lane takes."""
+        return [step.squeeze(2) for step in _pieces(chunk, 1, self.reverse)]
+
+    def time_step(self, raw: Tensor, step: Tensor, delta: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """A block's `delta + bias`, in `raw`, and the time step: its softplus, in `step` (it may be `raw`), or that itself."""
         for lane in range(self.lanes):
-            torch.mul(time_step[lane].unsqueeze(2), self.A_log2[lane], out=decay[lane])  # (batch, steps, state, dim)
-            torch.mul(drive[lane].unsqueeze(2), B[lane].unsqueeze(3), out=hidden[lane])
+            torch.add(delta[lane], self.delta_bias[lane], out=raw[lane])
+        if not self.delta_softplus:
+            return raw, raw
+        return raw, _softplus_(step.copy_(raw), *(_first_steps(x, raw.shape[2]) for x in self.scratch))
+
+    def fill(self, decay: Tensor, hidden: Tensor, time_step: Tensor, drive: Tensor, B: Tensor) -> None:
+        """Writes a chunk's decays `exp(delta A)` and inputs `delta u B` for every lane."""
+        torch.mul(time_step.unsqueeze(3), self.A_log2, out=decay)  # (lanes, batch, steps, state, dim)
+        torch.mul(drive.unsqueeze(3), B.unsqueeze(4), out=hidden)
         decay.exp2_()
 
 
@@ -124,10 +151,9 @@ def _recur(decay_steps: list[Tensor], hidden_steps: list[Tensor], previous: Tens
 
 
 def _contract(rows: Tensor, matrices: Tensor) -> Tensor:
-    """`rows (batch, steps, k)` times `matrices (batch, steps, k, m)`, step by step, as one batched product."""
-    batch, steps, k = rows.shape
-    matrices = matrices.reshape(batch * steps, k, matrices.shape[-1])
-    return torch.bmm(rows.reshape(batch * steps, 1, k), matrices).view(batch, steps, matrices.shape[-1])
+    """`rows (lanes, batch, steps, k)` times `matrices (lanes, batch, steps, k, m)`, step by step, as one batched product."""
+    *shape, k, m = matrices.shape
+    return torch.bmm(rows.reshape(-1, 1, k), matrices.reshape(-1, k, m)).view(*shape, m)
 
 
 def _sample_groups(u: Tensor, A: Tensor) -> list[slice]:
@@ -179,25 +205,29 @@ def _empty_outputs(u: list[Tensor], A: list[Tensor], save_states: bool) -> tuple
 def _scan_samples(p: _Chunks, D: list[Tensor], y: Tensor, carry: Tensor, states: Tensor | None) -> None:
     """Adds the outputs to `y`, takes `carry` from zero to the last states, and fills `states`, unless `None`."""
     decay, hidden = p.chunk_buffer(), p.chunk_buffer()
+    buffers = [p.block_buffer() for _ in range(2)]
+    D = [d.to(p.dtype) for d in D]
     views = {}  # steps in the chunk -> the buffers' views
     index = 0
-    for u_, delta_, B_, C_, y_ in zip(*map(p.blocks, (p.u, p.delta, p.B, p.C, [y] * p.lanes))):
-        _, time_step = p.time_step(delta_)
-        drive = [torch.mul(dt, x, out=p.new(*dt.shape)) for dt, x in zip(time_step, u_)]
+    for u_, delta_, y_ in zip(*map(p.blocks, (p.u, p.delta, [y] * p.lanes))):
+        step, drive = (_first_steps(x, y_[0].shape[1]) for x in buffers)
+        _, time_step = p.time_step(step, step, delta_)
         for lane in range(p.lanes):
-            y_[lane].addcmul_(u_[lane].to(p.dtype), D[lane].to(p.dtype))
-        for step_, drive_, B__, C__, y__ in zip(*map(p.chunks, (time_step, drive, B_, C_, y_))):
-            n = y__[0].shape[1]
+            torch.mul(time_step[lane], u_[lane], out=drive[lane])
+            y_[lane].addcmul_(u_[lane].to(p.dtype), D[lane])
+        for step_, drive_, y__ in zip(p.pieces(time_step), p.pieces(drive), p.chunks(y_)):
+            n = step_.shape[2]
             if n not in views:
-                a, h = decay[:, :, :n], hidden[:, :, :n]
-                views[n] = a, h, _steps(a, p.reverse), _steps(h, p.reverse)
+                a, h = _first_steps(decay, n), _first_steps(hidden, n)
+                views[n] = a, h, p.steps(a), p.steps(h)
             a, h, a_steps, h_steps = views[n]
-            p.fill(a, h, step_, drive_, B__)
+            p.fill(a, h, step_, drive_, p.B[index])
             if states is not None:
                 states[index].copy_(carry)
             carry.copy_(_recur(a_steps, h_steps, carry))
+            output = _contract(p.C[index], h)
             for lane in range(p.lanes):
-                y__[lane].add_(_contract(C__[lane], h[lane]))
+                y__[lane].add_(output[lane])
             index += 1
 
 
@@ -221,7 +251,7 @@ def scan_backward(
     dtype = states.dtype
     du, ddelta = [x.new_empty(x.shape) for x in u], [x.new_empty(x.shape) for x in delta]
     dB, dC = [x.new_empty(x.shape, dtype=dtype) for x in B], [x.new_empty(x.shape, dtype=dtype) for x in C]
-    dA = [x.new_zeros(x.shape[::-1], dtype=dtype) for x in A]  # (state, dim)
+    dA = states.new_zeros(len(A), *A[0].shape[::-1])  # (lanes, state, dim)
     dD, dbias = ([x.new_zeros(x.shape, dtype=dtype) for x in lanes] for lanes in (D, delta_bias))
     for group in _sample_groups(dy, A[0]):
         u_, delta_, B_, C_ = _of_samples(group, u, delta, B, C)
@@ -244,51 +274,53 @@ def _differentiate_samples(
     ddelta: list[Tensor],
     dB: list[Tensor],
     dC: list[Tensor],
-    dA: list[Tensor],
+    dA: Tensor,
     dD: list[Tensor],
     dbias: list[Tensor],
 ) -> None:
     """Writes the gradients of what each sample has of its own, and adds to those of what all share: dA, dD, dbias."""
     D = [d.to(p.dtype) for d in D]
     carry, decay, hidden, grad = p.carry(), p.chunk_buffer(), p.chunk_buffer(), p.chunk_buffer()
+    buffers = [p.block_buffer() for _ in range(6)]
     views = {}
     index = p.num_chunks
-    for u_, delta_, B_, C_, dy_, du_, ddelta_, dB_, dC_ in reversed(
-        list(zip(*map(p.blocks, (p.u, p.delta, p.B, p.C, [dy] * p.lanes, du, ddelta, dB, dC))))
+    for u_, delta_, dy_, du_, ddelta_, dB_, dC_ in reversed(
+        list(zip(*map(p.blocks, (p.u, p.delta, [dy] * p.lanes, du, ddelta, dB, dC))))
     ):
-        raw, time_step = p.time_step(delta_)
-        drive = [torch.mul(dt, x, out=p.new(*dt.shape)) for dt, x in zip(time_step, u_)]
-        ddrive, dstep = [torch.empty_like(d) for d in drive], [torch.empty_like(d) for d in drive]
-        for step_, drive_, B__, C__, dy__, ddrive_, dstep_, dB__, dC__ in reversed(
-            list(zip(*map(p.chunks, (time_step, drive, B_, C_, dy_, ddrive, dstep, dB_, dC_))))
-        ):
+        raw, step, drive, upstream, ddrive, dstep = (_first_steps(x, dy_[0].shape[1]) for x in buffers)
+        raw, time_step = p.time_step(raw, step, delta_)
+        for lane in range(p.lanes):
+            torch.mul(time_step[lane], u_[lane], out=drive[lane])
+            upstream[lane].copy_(dy_[lane])
+        pieces = map(p.pieces, (time_step, drive, upstream, ddrive, dstep))
+        for step_, drive_, dy__, ddrive_, dstep_, dB__, dC__ in reversed(list(zip(*pieces, p.chunks(dB_), p.chunks(dC_)))):
             index -= 1
-            n = dy__[0].shape[1]
+            n = step_.shape[2]
             if n not in views:
-                a, h, g = decay[:, :, :n], hidden[:, :, :n], grad[:, :, :n]
-                views[n] = a, h, g, _steps(a, p.reverse), _steps(h, p.reverse), _steps(g, p.reverse)
+                a, h, g = (_first_steps(x, n) for x in (decay, hidden, grad))
+                views[n] = a, h, g, p.steps(a), p.steps(h), p.steps(g)
             a, h, g, a_steps, h_steps, g_steps = views[n]
-            p.fill(a, h, step_, drive_, B__)
+            p.fill(a, h, step_, drive_, p.B[index])
             _recur(a_steps, h_steps, states[index])
-            for lane in range(p.lanes):
-                dC__[lane].copy_(_contract(dy__[lane], h[lane].transpose(-1, -2)))
-                torch.mul(dy__[lane].unsqueeze(2), C__[lane].unsqueeze(3), out=g[lane])
+            dC_of_chunk = _contract(dy__, h.transpose(-1, -2))
+            torch.mul(dy__.unsqueeze(3), p.C[index].unsqueeze(4), out=g)
             # g[i] = dy[i] C[i] + decay[i + 1] g[i + 1], from the chunk's last step to its first
             g_steps[-1].add_(carry)
             _recur(a_steps[:0:-1], g_steps[-2::-1], g_steps[-1])
             torch.mul(a_steps[0], g_steps[0], out=carry)
+            dB_of_chunk = _contract(drive_, g.transpose(-1, -2))
             for lane in range(p.lanes):
-                dB__[lane].copy_(_contract(drive_[lane], g[lane].transpose(-1, -2)))
-                ddrive_[lane].copy_(_contract(B__[lane], g[lane]))
+                dB__[lane].copy_(dB_of_chunk[lane])
+                dC__[lane].copy_(dC_of_chunk[lane])
+            ddrive_.copy_(_contract(p.B[index], g))
             # the gradient of delta A is g[i] decay[i] h[i - 1]
             a.mul_(g)
             a_steps[0].mul_(states[index])
             for a_i, previous in zip(a_steps[1:], h_steps):
                 a_i.mul_(previous)
-            for lane in range(p.lanes):
-                torch.mul(a[lane], p.A[lane], out=g[lane])
-                torch.sum(g[lane], dim=2, out=dstep_[lane])
-                dA[lane].add_(a[lane].mul_(step_[lane].unsqueeze(2)).sum((0, 1)))
+            torch.mul(a, p.A, out=g)
+            torch.sum(g, dim=3, out=dstep_)
+            dA.add_(a.mul_(step_.unsqueeze(3)).sum((1, 2)))
         for lane in range(p.lanes):
             dstep[lane].addcmul_(ddrive[lane], u_[lane].to(p.dtype))
             if p.delta_softplus:
