@@ -361,7 +361,8 @@ class VideoMambaForVideoTextPreTraining(_VideoMambaForVideoText):
             states = self.text_model(masked_input_ids, attention_mask)
             states = self.text_model.fuse(states, attention_mask, video.last_hidden_state)
             words = self.masked_language_head(states)  # (texts, length, vocabulary)
-            output.masked_language_loss = F.cross_entropy(words.flatten(0, 1).float(), masked_labels.flatten())
+            total = F.cross_entropy(words.flatten(0, 1).float(), masked_labels.flatten(), reduction="sum")
+            output.masked_language_loss = total / (masked_labels != -100).sum().clamp(min=1)
             output.loss = output.loss + output.masked_language_loss
         if target_features is not None:
             features = self.alignment_heads(outputs, self.vision_model.norm, bool_masked_pos)

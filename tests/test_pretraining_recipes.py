@@ -12,7 +12,6 @@ from examples.common.arguments import RECIPES, parse_arguments, read_recipe
 from examples.common.optimization import scale_learning_rate
 from modeling_videomamba import VideoMambaConfig
 
-from .test_recipes import NAMES as FINETUNING
 from .test_recipes import OFFICIAL, TRAINED, augmentation_text, comment_on_top, training_numbers
 
 
@@ -41,7 +40,7 @@ MASKED_DEFAULTS = {  # of run_videomamba_pretraining.py
 }
 
 NAME = re.compile(r"videomamba-(?P<size>ti|s|m|b)-(in1k(-res(?P<resolution>\d+))?|(?P<data>k400|ssv2)-mask-pt)")
-NAMES = sorted({path.stem for path in RECIPES.glob("videomamba-*.yaml")} - {*FINETUNING})
+NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml") if NAME.fullmatch(path.stem))
 MASKED = [name for name in NAMES if name.endswith("-mask-pt")]
 IMAGES = [name for name in NAMES if name not in MASKED]
 DISTILLED = ["videomamba-b-in1k", "videomamba-m-in1k"]

@@ -318,6 +318,11 @@ class TestModel:
         without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
         assert without == set()
 
+    def test_no_word_to_guess_is_no_loss(self, inputs):
+        model = VideoMambaForVideoTextPreTraining(small_video_text_config())
+        nothing = torch.full_like(inputs["input_ids"], -100)
+        assert model(**inputs, masked_input_ids=inputs["input_ids"], masked_labels=nothing).masked_language_loss == 0
+
     def test_gradient_checkpointing_changes_no_gradient(self, inputs):
         gradients = []
         for checkpointing in (False, True):

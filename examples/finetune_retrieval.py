@@ -1,0 +1,144 @@
+"""Fine-tunes a video-text model for retrieval, with the contrastive and the matching loss, on one list of captions.
+
+    python examples/finetune_retrieval.py --model videomamba-m-mm-25m --data msrvtt_train.json --output_dir my-retrieval
+    python examples/finetune_retrieval.py --model runs/videomamba-m-mm-5m --data train.json --validation val.json ...
+
+A list is `[{"video": PATH, "caption": TEXT or [TEXT, ...]}, ...]`; of several captions, every epoch draws one. The losses of
+--validation, a list that is not trained on, show when to stop; recalls are measured by `evaluate_retrieval.py`. The defaults
+are those of the reference's `video_mm/exp_zs` settings, which are there for zero-shot evaluation: no fine-tuned model and no
+result of one was ever released. An interrupted run goes on from its last checkpoint.
+Source: the reference's `video_mm/tasks/retrieval.py`, whose weights are in bf16 (`--pure_bf16`).
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import set_seed
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from conversion.converter import processor_for
+from examples.common.arguments import BackboneArguments, VideoMambaTrainingArguments, parse_arguments
+from examples.common.captions import load_captions
+from examples.common.clips import UnreadableFiles
+from examples.common.models import locate
+from examples.common.run import finish, save_and_validate, train
+from examples.common.settings import compare_settings, settings_of
+from examples.common.video_text import (
+    CaptionArguments,
+    CaptionedClips,
+    VideoTextCollator,
+    VideoTextTrainer,
+    captioned_transform,
+    continue_video_text_model,
+    is_video_text,
+    load_tokenizer,
+    save_companions,
+)
+from modeling_videomamba import VideoMambaForVideoTextRetrieval
+
+
+@dataclass
+class RetrievalDataArguments(CaptionArguments):
+    data: str = field(default="", metadata={"help": "list to train on: .json, .jsonl or .csv"})
+    validation: str | None = field(default=None, metadata={"help": "list to validate on, with the first caption of each"})
+    horizontal_flip: bool = field(default=True, metadata={"help": "mirror half of the clips; off where captions tell sides"})
+
+
+@dataclass
+class RetrievalModelArguments(BackboneArguments):
+    """`model` is a video-text model."""
+
+    drop_path_rate: float | None = field(default=0.25, metadata={"help": "stochastic depth of the last block"})
+
+    def __post_init__(self) -> None:
+        if self.model is None or self.model_config is not None:
+            raise ValueError("Give --model, a pretrained video-text model; there is no training for retrieval from scratch.")
+
+
+@dataclass
+class RetrievalTrainingArguments(VideoMambaTrainingArguments):
+    """With the reference's values for MSR-VTT."""
+
+    validation_fraction: float = 0.0
+    num_train_epochs: float = 2.0
+    per_device_train_batch_size: int = 64
+    learning_rate: float = 1e-5
+    min_learning_rate: float = 1e-7
+    warmup_learning_rate: float = 0.0
+    lr_reference: int = 0
+    warmup_epochs: float = 0.2
+    weight_decay: float = 0.02
+    layer_decay: float = 1.0
+    load_best_model_at_end: bool = False
+    metric_for_best_model: str | None = "loss"
+    ddp_find_unused_parameters: bool | None = field(
+        default=True, metadata={"help": "steps of images use no temporal positions"}
+    )
+
+
+class RetrievalTrainer(VideoTextTrainer):
+    def model_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {**inputs, "return_loss": True}
+
+
+def start_model(model_args: RetrievalModelArguments) -> tuple[VideoMambaForVideoTextRetrieval, str]:
+    """The model that training starts from, in fp32, and where its tokenizer is.
+
+    Raises:
+        ValueError: if it is no video-text model.
+    """
+    parent = locate(model_args.model)
+    if not is_video_text(parent):
+        raise ValueError(f"{model_args.model} is no video-text model: pretrain one first, with pretrain_video_text.py.")
+    return continue_video_text_model(VideoMambaForVideoTextRetrieval, parent, model_args), parent
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = RetrievalModelArguments, RetrievalDataArguments, RetrievalTrainingArguments
+    model_args, data_args, args = parse_arguments(*arguments, description=__doc__, argv=argv)
+    set_seed(args.seed)
+    files = load_captions(data_args.data, data_args.media_root)
+    held_out = None if data_args.validation is None else load_captions(data_args.validation, data_args.media_root)
+
+    output_dir = Path(args.output_dir)
+    settings = settings_of(model_args, data_args, args)
+    settings.pop("strict")
+    compare_settings(output_dir / "settings.json", settings)
+    unreadable = UnreadableFiles(output_dir / "unreadable_files.txt", data_args.strict)
+    with args.main_process_first(desc="model"):
+        model, parent = start_model(model_args)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        if args.process_index == 0:
+            unreadable.file.unlink(missing_ok=True)
+    if data_args.pure_bf16:
+        model.to(torch.bfloat16)
+        args.bf16 = False
+
+    processor = processor_for(model.config)
+    tokenizer = load_tokenizer(parent, data_args.max_text_length, model.config.text_config.max_position_embeddings)
+    transform = captioned_transform(processor, data_args.min_crop_area, data_args.horizontal_flip)
+    validation = None if held_out is None else CaptionedClips(held_out, processor, None, args.seed, unreadable)
+    if validation is None:
+        args.eval_strategy = "no"
+    args.label_names, args.prediction_loss_only = ["pair_ids"], True
+    trainer = RetrievalTrainer(
+        model=model,
+        args=args,
+        train_dataset=CaptionedClips(files, processor, transform, args.seed, unreadable),
+        eval_dataset=validation,
+        data_collator=VideoTextCollator(tokenizer, data_args.max_text_length),
+        processing_class=processor,
+    )
+    train(trainer, settings)
+    save_and_validate(trainer, unreadable)
+    save_companions(trainer, tokenizer, settings)
+    finish(trainer)
+
+
+if __name__ == "__main__":
+    main()
