@@ -128,7 +128,8 @@ from modeling_videomamba import VideoMambaForVideoTextRetrieval, VideoMambaVideo
 from transformers import AutoTokenizer
 
 model = VideoMambaForVideoTextRetrieval.from_pretrained("my-model").eval()
-processor, tokenizer = VideoMambaVideoProcessor.from_pretrained("my-model"), AutoTokenizer.from_pretrained("my-model")
+processor = VideoMambaVideoProcessor.from_pretrained("my-model")
+tokenizer = AutoTokenizer.from_pretrained("my-model")
 
 videos = processor(["one.mp4", "two.mp4"], return_tensors="pt")
 texts = tokenizer(["a man plays the guitar", "a dog runs on a beach"], padding=True, return_tensors="pt")
