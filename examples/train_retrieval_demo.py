@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR")
     parser.add_argument("--clips-per-caption", type=int, default=24)
-    parser.add_argument("--epochs", type=float, default=60)
+    parser.add_argument("--epochs", type=float, default=12)
     args = parser.parse_args()
     clips, model = args.output / "clips", args.output / "model"
 
