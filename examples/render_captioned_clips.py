@@ -30,8 +30,8 @@ MOVEMENTS = {
     "pan_down": "the camera moves down",
     "zoom_out": "the camera moves away",
     "zoom_in": "the camera comes closer",
-    "rotate_right": "the camera turns clockwise",
-    "rotate_left": "the camera turns counterclockwise",
+    "rotate_right": "the camera turns counterclockwise",  # and so the picture clockwise
+    "rotate_left": "the camera turns clockwise",
 }
 THINGS = {
     "astronaut": "an astronaut",

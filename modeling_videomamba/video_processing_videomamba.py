@@ -87,6 +87,8 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
             raise ValueError("VideoMamba samples `num_frames` over the whole video: `fps` is not supported.")
         num_frames, num_clips = num_frames or self.num_frames, num_clips or self.num_clips
         last = metadata.total_num_frames - 1
+        if self.frame_sampling not in ("segments", "intervals"):
+            raise ValueError(f"`frame_sampling` must be 'segments' or 'intervals', got {self.frame_sampling!r}.")
         if self.frame_sampling == "intervals":
             if num_clips > 1:
                 raise ValueError(f"`num_clips` must be 1 with `frame_sampling='intervals'`, got {num_clips}.")

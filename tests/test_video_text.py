@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForPreTraining, BertTokenizer
+from transformers.video_utils import VideoMetadata
 
 from conversion.converter import convert, processor_for, save, save_official
 from conversion.official_layout import CheckpointError, check_against, read_checkpoint
@@ -19,6 +20,7 @@ from modeling_videomamba import (
     VideoMambaConfig,
     VideoMambaForVideoTextPreTraining,
     VideoMambaForVideoTextRetrieval,
+    VideoMambaVideoProcessor,
     VideoMambaVideoTextConfig,
 )
 from modeling_videomamba.modeling_videomamba_video_text import VideoMambaVideoPooler
@@ -398,6 +400,16 @@ class TestFrames:
 
     def test_a_short_video_repeats_its_last_frame(self):
         assert interval_middles(3, 8).tolist() == [0, 1, 2, 2, 2, 2, 2, 2]
+
+
+    def test_only_one_clip_and_no_other_sampling(self):
+        metadata = VideoMetadata(total_num_frames=21)
+        processor = VideoMambaVideoProcessor(num_frames=4, frame_sampling="intervals")
+        assert processor.sample_frames(metadata).tolist() == [2, 7, 12, 17]
+        with pytest.raises(ValueError, match="`num_clips` must be 1 .*, got 3"):
+            processor.sample_frames(metadata, num_clips=3)
+        with pytest.raises(ValueError, match="must be 'segments' or 'intervals', got 'random'"):
+            VideoMambaVideoProcessor(frame_sampling="random").sample_frames(metadata)
 
 
 class TestHardNegatives:
