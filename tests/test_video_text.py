@@ -401,7 +401,6 @@ class TestFrames:
     def test_a_short_video_repeats_its_last_frame(self):
         assert interval_middles(3, 8).tolist() == [0, 1, 2, 2, 2, 2, 2, 2]
 
-
     def test_only_one_clip_and_no_other_sampling(self):
         metadata = VideoMetadata(total_num_frames=21)
         processor = VideoMambaVideoProcessor(num_frames=4, frame_sampling="intervals")
