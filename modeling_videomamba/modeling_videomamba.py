@@ -599,7 +599,7 @@ class VideoMambaAlignmentHeads(nn.ModuleList):
         `outputs`: of the model, with hidden states; `norm`: its final norm.
         """
         batch, patches = bool_masked_pos.shape
-        positions = sinusoid_table(1 + patches, self.config.hidden_size, bool_masked_pos.device)
+        positions = sinusoid_table(1 + patches, self.config.hidden_size, outputs.last_hidden_state.device)
         positions = visible_tokens(positions.expand(batch, -1, -1), bool_masked_pos)
         features = []
         for layer, head in zip(self.config.aligned_layers, self):
