@@ -32,13 +32,12 @@ from examples.common.video_text import (
     CaptionArguments,
     CaptionedClips,
     VideoTextCollator,
-    VideoTextTrainer,
     captioned_transform,
     continue_video_text_model,
     is_video_text,
     load_tokenizer,
-    save_companions,
 )
+from examples.common.video_text_trainer import VideoTextTrainer, save_companions
 from modeling_videomamba import VideoMambaForVideoTextRetrieval
 
 

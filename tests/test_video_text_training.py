@@ -18,12 +18,12 @@ from examples import evaluate_retrieval, finetune_retrieval, pretrain_video_text
 from examples.common.arguments import read_recipe
 from examples.common.captions import load_captions
 from examples.common.clips import UnreadableFiles
+from examples.common.optimization import video_text_settings
 from examples.common.video_text import (
     CaptionedClips,
     OneMediumSampler,
     VideoTextCollator,
     captioned_transform,
-    decay_settings,
     mask_words,
     random_frames,
 )
@@ -227,7 +227,7 @@ class TestData:
 
 
 def test_all_decay_but_vectors_and_biases():
-    settings = decay_settings(VideoMambaForVideoTextPreTraining(small_video_text_config()), 0.05)
+    settings = video_text_settings(VideoMambaForVideoTextPreTraining(small_video_text_config()), 0.05)
     decays = {name for name, (_, decay) in settings.items() if decay}
     assert {"temperature", "text_model.embeddings.position_embeddings.weight", "vision_model.embeddings.cls_token"} <= decays
     assert not any(name.endswith(("bias", "norm.weight", "LayerNorm.weight", ".D")) for name in decays)

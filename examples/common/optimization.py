@@ -39,6 +39,15 @@ def parameter_settings(
     return settings
 
 
+def video_text_settings(model: nn.Module, weight_decay: float) -> dict[str, tuple[float, float]]:
+    """[`parameter_settings`] of a video-text model: one rate, and only vectors and biases do not decay.
+
+    Embeddings of words and positions do, and even the temperature.
+    """
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return {name: (1.0, 0.0 if p.ndim == 1 or name.endswith(".bias") else weight_decay) for name, p in trained}
+
+
 def parameter_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], settings: dict[str, tuple[float, float]], learning_rate: float
 ) -> list[dict]:

@@ -27,10 +27,13 @@ class VideoMambaTrainer(Trainer):
             raise ValueError("For several GPUs, start the script with `accelerate launch` or `torchrun`.")
         super().__init__(*args, **kwargs)
         self.image_copies = image_copies
-        # before FSDP flattens the parameters, which hides that some are vectors
-        decay = self.args.weight_decay, self.args.layer_decay, self.args.layer_decay_mode
-        self.settings = parameter_settings(self.model, *decay)
+        self.settings = self.parameter_settings()  # before FSDP flattens the parameters, which hides that some are vectors
         self.add_callback(EpochOfClips(self.train_dataset))
+
+    def parameter_settings(self) -> dict[str, tuple[float, float]]:
+        """The factor on the learning rate and the weight decay of every parameter that trains, by name."""
+        args = self.args
+        return parameter_settings(self.model, args.weight_decay, args.layer_decay, args.layer_decay_mode)
 
     @property
     def clips_per_step(self) -> int:

@@ -1,13 +1,12 @@
-"""What training on videos, images and their captions shares: steps of one medium, items, batches, the model, the Trainer.
+"""What training on videos, images and their captions shares: items, steps of one medium, batches, the model to start from.
 
-Read from top to bottom. Values are the reference's (`video_mm/dataset`, `video_mm/models/criterions.py`, `video_mm/tasks`).
+Read from top to bottom. Values are the reference's (`video_mm/dataset`, `video_mm/models/criterions.py`).
 """
 
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,28 +18,17 @@ from transformers import (
     DataCollatorForLanguageModeling,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
 )
 
 from modeling_videomamba import VideoMambaVideoProcessor, VideoMambaVideoTextConfig
-from modeling_videomamba.modeling_videomamba_video_text import (
-    MAX_TEMPERATURE,
-    MIN_TEMPERATURE,
-    VideoMambaVideoTextOutput,
-    VideoMambaVideoTextPreTrainedModel,
-)
+from modeling_videomamba.modeling_videomamba_video_text import VideoMambaVideoTextPreTrainedModel
 from modeling_videomamba.video_processing_videomamba import interval_middles
 
 from .arguments import BackboneArguments
 from .augmentation import EvaluationTransform
 from .captions import CaptionedFile, CaptionTokenizer
-from .clips import EpochOfClips, UnreadableFiles, drawn_from, read_frames
+from .clips import UnreadableFiles, drawn_from, read_frames
 from .masking import draw_noise
-from .trainer import VideoMambaTrainer
-
-
-LOSSES = ("contrastive_loss", "matching_loss", "masked_language_loss", "alignment_loss")
 
 
 @dataclass
@@ -242,67 +230,6 @@ def continue_video_text_model(
     return model
 
 
-def decay_settings(model: torch.nn.Module, weight_decay: float) -> dict[str, tuple[float, float]]:
-    """The factor on the learning rate, 1, and the weight decay of every parameter that trains, by name.
-
-    As in the reference, all decay but vectors and biases: embeddings of words and positions too, even the temperature.
-    """
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    return {name: (1.0, 0.0 if p.ndim == 1 or name.endswith(".bias") else weight_decay) for name, p in trained}
-
-
-class TemperatureInRange(TrainerCallback):
-    """After the last step, too: what is saved would otherwise not be what the next forward pass takes."""
-
-    def on_optimizer_step(self, args, state, control, model, **kwargs) -> None:
-        with torch.no_grad():
-            model.temperature.clamp_(MIN_TEMPERATURE, MAX_TEMPERATURE)
-
-
-class VideoTextTrainer(VideoMambaTrainer):
-    """A Trainer over [`CaptionedClips`], whose curves show each loss by itself."""
-
-    def __init__(self, *args, **kwargs):
-        Trainer.__init__(self, *args, **kwargs)  # VideoMambaTrainer's takes the depth of one stack of layers
-        if self.args.n_gpu > 1:
-            raise ValueError("For several GPUs, start the script with `accelerate launch` or `torchrun`.")
-        if self.args.layer_decay != 1:
-            raise ValueError(f"--layer_decay must be 1 for a video-text model, got {self.args.layer_decay:g}.")
-        self.model_accepts_loss_kwargs = False  # its loss is a mean over the pairs that it was given
-        self.settings = decay_settings(self.model, self.args.weight_decay)
-        self.add_callback(EpochOfClips(self.train_dataset))
-        self.add_callback(TemperatureInRange())
-        self.sums: dict[str, Tensor] = {}  # of the losses since the last point of the curves
-        self.counts: dict[str, int] = {}
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
-        return OneMediumSampler(self.train_dataset, self.args.train_batch_size * self.args.world_size)
-
-    def model_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What the model is called with, from a batch of the collator."""
-        raise NotImplementedError
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> Tensor | tuple:
-        outputs = model(**self.model_inputs(inputs))
-        if model.training:
-            self._note(outputs)
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
-
-    def _note(self, outputs: VideoMambaVideoTextOutput) -> None:
-        for name in LOSSES:
-            if (loss := outputs.get(name)) is not None:
-                self.sums[name] = self.sums.get(name, 0) + loss.detach().float()
-                self.counts[name] = self.counts.get(name, 0) + 1
-
-    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        if "loss" in logs:
-            means = {name: total / self.counts[name] for name, total in self.sums.items()}
-            logs |= {name: self.accelerator.gather(mean).mean().item() for name, mean in means.items()}
-            logs["temperature"] = self.model.temperature.item()
-            self.sums, self.counts = {}, {}
-        super().log(logs, *args, **kwargs)
-
-
 def load_tokenizer(parent: str, max_text_length: int, longest: int) -> PreTrainedTokenizerBase:
     """
     Raises:
@@ -311,39 +238,3 @@ def load_tokenizer(parent: str, max_text_length: int, longest: int) -> PreTraine
     if max_text_length > longest:
         raise ValueError(f"--max_text_length {max_text_length}, but the text side has {longest} positions.")
     return AutoTokenizer.from_pretrained(parent)
-
-
-CARD = """---
-library_name: transformers
-tags: [video-text, videomamba]
----
-
-# {name}
-
-A [VideoMamba](https://arxiv.org/abs/2403.06977) beside a BERT: videos, images and texts in one space.
-
-```python
-from transformers import AutoTokenizer
-from modeling_videomamba import VideoMambaForVideoTextRetrieval, VideoMambaVideoProcessor
-
-model = VideoMambaForVideoTextRetrieval.from_pretrained("{name}").eval()
-processor, tokenizer = VideoMambaVideoProcessor.from_pretrained("{name}"), AutoTokenizer.from_pretrained("{name}")
-```
-
-Trained on {data} with
-
-| | |
-|---|---|
-{rows}
-"""
-
-
-def save_companions(trainer: VideoTextTrainer, tokenizer: PreTrainedTokenizerBase, settings: dict) -> None:
-    """Writes what belongs to the saved model: the tokenizer, and a card that tells the settings."""
-    if trainer.is_world_process_zero():
-        output_dir, media = Path(trainer.args.output_dir), trainer.train_dataset.media
-        tokenizer.save_pretrained(output_dir)
-        name = trainer.args.hub_model_id or output_dir.name
-        data = " and ".join(f"{len(places):,} {medium}" for medium, places in media.items() if places)
-        rows = "\n".join(f"| {option} | {value} |" for option, value in settings.items() if value is not None)
-        (output_dir / "README.md").write_text(CARD.format(name=name, data=data, rows=rows), encoding="utf-8")
