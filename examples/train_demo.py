@@ -10,19 +10,19 @@ disorder; and with a second model, the same but for seeing one frame at a time, 
 import argparse
 import csv
 import json
-import math
 import os
 import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import yaml
-from safetensors import safe_open
 
 
-EXAMPLES = Path(__file__).resolve().parent
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from examples.common.demo import EXAMPLES, copy_settings, count_parameters, run
+
+
 RECIPE = EXAMPLES / "recipes/demo.yaml"
 ONE_FRAME = {"num_frames": 1, "tubelet_size": 1}
 
@@ -73,21 +73,9 @@ licences) and with scikit-learn (china by danielbuechele and flower by vultilion
 """
 
 
-def run(script: str, *args: object) -> float:
-    """Runs a script of this folder; returns minutes."""
-    start = time.time()
-    subprocess.run([sys.executable, str(EXAMPLES / script), *map(str, args)], check=True)
-    return (time.time() - start) / 60
-
-
 def evaluate(model: Path, clips: Path, output_dir: Path, *args: object) -> dict:
     run("evaluate_video_classification.py", "--model", model, "--data", clips, "--output_dir", output_dir, *args)
     return json.loads((output_dir / "results.json").read_text())
-
-
-def count_parameters(model: Path) -> int:
-    with safe_open(model / "model.safetensors", framework="pt") as tensors:
-        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
 
 
 def write_log(state: Path, log: Path) -> None:
@@ -122,10 +110,7 @@ def main() -> None:
     demo = output / "demo_model"
     demo.mkdir(exist_ok=True)
     shutil.copy(output / "training/model.safetensors", demo)
-    for name in ("config.json", "video_preprocessor_config.json"):
-        settings = json.loads((output / "training" / name).read_text())
-        settings.pop("auto_map", None)  # it comes without a copy of the code
-        (demo / name).write_text(json.dumps(settings, indent=2) + "\n")
+    copy_settings(output / "training", demo, "config.json", "video_preprocessor_config.json")
     shutil.copy(RECIPE, demo / "recipe.yaml")
     shutil.copy(output / "results/ordered/confusion_matrix.png", demo)
     write_log(output / "training/trainer_state.json", demo / "training_log.csv")
