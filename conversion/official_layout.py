@@ -48,9 +48,9 @@ PRETRAINING_RENAMES = [
 
 PLACEHOLDERS = {"i": r"\d+", "p": "weight|bias", "rest": r".+", "outer": "in_proj|out_proj", "inner": "conv1d|x_proj|dt_proj"}
 
-# The head of self-distillation: of use in its training only, and deleted by the reference before anything else.
-TRAINING_ONLY = re.compile(r"distill_head\.")
-
+# Heads of a training: of self-distillation, deleted by the reference before anything else, and the norm behind the pooling of
+# a video-text model's video side, where this side is alone.
+TRAINING_ONLY = re.compile(r"distill_head\.|pool_norm\.")
 
 # What --set may say: VideoMambaConfig's own fields, and what a head is for.
 SETTABLE = {*VideoMambaConfig.__annotations__, "num_labels", "problem_type"}

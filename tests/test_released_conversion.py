@@ -16,18 +16,23 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer, BertTokenizer
 
 from conversion import convert_videomamba_to_hf as command_line
 from conversion.converter import convert, save, save_official
 from conversion.official_layout import read_checkpoint
-from modeling_videomamba import VideoMambaForImageClassification, VideoMambaForPreTraining
+from modeling_videomamba import VideoMambaForImageClassification, VideoMambaForPreTraining, VideoMambaForVideoTextRetrieval
 
 from .conftest import FIXTURES, golden
 
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "conversion" / "convert_videomamba_to_hf.py"
-MANIFESTS = json.loads(gzip.decompress((FIXTURES / "manifests.json.gz").read_bytes()))
+MANIFESTS = {
+    name: manifest
+    for file in ("manifests.json.gz", "manifests_video_text.json.gz")
+    for name, manifest in json.loads(gzip.decompress((FIXTURES / file).read_bytes())).items()
+}
 
 
 class StandInHub(http.server.ThreadingHTTPServer):
@@ -85,6 +90,9 @@ def official_file(manifest: str, tmp_path: Path) -> bytes:
     generator = torch.Generator().manual_seed(0)
     shapes = MANIFESTS[manifest]["keys"]
     tensors = {name: 0.02 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    guesses, words = "text_encoder.cls.predictions", "text_encoder.bert.embeddings.word_embeddings.weight"
+    if words in tensors:  # under two names each
+        tensors |= {f"{guesses}.decoder.weight": tensors[words], f"{guesses}.decoder.bias": tensors[f"{guesses}.bias"]}
     torch.save({"model": tensors}, tmp_path / "official.pth")
     return (tmp_path / "official.pth").read_bytes()
 
@@ -116,6 +124,22 @@ class TestDownload:
         transfers = len(hub.ranges)
         run_cli(tmp_path, "videomamba-ti-in1k", tmp_path / "again", environment=hub.environment)
         assert len(hub.ranges) == transfers  # from the cache
+
+    @pytest.mark.slow
+    def test_a_video_text_model_with_its_tokenizer(self, tmp_path):
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(30522 - 5))]
+        BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(tmp_path / "tokenizer")
+        files = {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
+        files["config.json"] = b'{"model_type": "bert"}'
+        files["videomamba_m16_25M_f8_res224.pth"] = official_file("video_mm_umt_middle_full_pretrain_f8_res224", tmp_path)
+        hub = StandInHub(files)
+        process = run_cli(tmp_path, "videomamba-m-mm", tmp_path / "model", environment=hub.environment)
+        assert "VideoMambaForVideoTextPreTraining, 190,354,621 parameters" in process.stdout
+        assert "of the CLIP teacher" in process.stdout
+        assert len(AutoTokenizer.from_pretrained(tmp_path / "model")) == 30522
+        assert "zero-shot" in (tmp_path / "model/README.md").read_text().lower()
+        _, loading = VideoMambaForVideoTextRetrieval.from_pretrained(tmp_path / "model", output_loading_info=True)
+        assert not loading["missing_keys"]
 
     def test_a_wrong_file_is_refused_and_nothing_is_left(self, tmp_path):
         files = {"videomamba_s16_k400_f16_res224.pth": official_file("video_sm_tiny_f8_res224_400c", tmp_path)}

@@ -18,6 +18,7 @@ from conversion.official_layout import CheckpointError, check_against, read_chec
 from conversion.video_text_layout import infer_video_text_config, video_text_to_official, video_text_to_ours
 from modeling_videomamba import (
     VideoMambaConfig,
+    VideoMambaForPreTraining,
     VideoMambaForVideoTextPreTraining,
     VideoMambaForVideoTextRetrieval,
     VideoMambaVideoProcessor,
@@ -155,46 +156,51 @@ class TestReference:
         assert_same(features, F.normalize(reference.outputs["masked.student_output"], dim=-1), 1e-5)
 
 
+@pytest.fixture(scope="module", params=["mm_vision", "mm_vision_k2"])  # the second was made with one pooling only
+def case(request):
+    case = golden(request.param)
+    case.default_pooling = case.meta["pool_types"].split("pool_type='")[1].split("'")[0]
+    return case
+
+
+@pytest.fixture(scope="module")
+def vision(case, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("vision") / "model"
+    process = run_converter(case.checkpoint, directory, "--verify", "--set", "normalize_alignment=false")
+    assert "left out, of use in training only: pool_norm.bias, pool_norm.weight" in process.stdout
+    assert float(process.stdout.split("in fp64: ")[1]) < 1e-4
+    model, info = VideoMambaForPreTraining.from_pretrained(directory, output_loading_info=True)
+    assert not any(info.values())
+    return model.eval()
+
+
 @pytest.mark.usefixtures("no_grad")
 class TestVideoSide:
     """`PretrainVideoMamba`, whose tensors are those of masked pretraining and a norm after pooling."""
 
-    @pytest.fixture(params=["mm_vision", "mm_vision_k2"])  # the second was made with one pooling only
-    def case(self, request):
-        case = golden(request.param)
-        tensors = load_file(case.checkpoint)
-        pool_norm = {name.split(".")[-1]: tensors.pop(name) for name in list(tensors) if name.startswith("pool_norm.")}
-        case.default_pooling = case.meta["pool_types"].split("pool_type='")[1].split("'")[0]
-        return case, tensors, pool_norm
-
-    @pytest.fixture
-    def vision(self, case, tmp_path):
-        save_file(case[1], tmp_path / "vision.safetensors")
-        model, _ = convert(tmp_path / "vision.safetensors", {"normalize_alignment": False})
-        return model
-
     def pooler(self, case, vision, pooling: str) -> VideoMambaVideoPooler:
         pooler = VideoMambaVideoPooler(VideoMambaVideoTextConfig(vision_config=vision.config, pooling=pooling))
-        pooler.norm.load_state_dict(case[2])
+        tensors = load_file(case.checkpoint)
+        pooler.norm.load_state_dict({part: tensors[f"pool_norm.{part}"] for part in ("weight", "bias")})
         return pooler
 
     @pytest.mark.parametrize("medium", ["video", "image"])
     def test_masked(self, case, vision, medium):
-        inputs, expected = case[0].inputs, case[0].outputs
+        inputs, expected = case.inputs, case.outputs
         pixels, mask = as_video(inputs[medium]), inputs[f"{medium}_mask"][:, 1:]
         outputs = vision.videomamba(pixels, bool_masked_pos=mask, images=medium == "image", output_hidden_states=True)
         assert_same(outputs.last_hidden_state[:, 1:], expected[f"{medium}_masked.vision_embeds"], 1e-5)
-        pooler = self.pooler(case, vision, case[0].default_pooling)
+        pooler = self.pooler(case, vision, case.default_pooling)
         assert_same(pooler(outputs.last_hidden_state, 1), expected[f"{medium}_masked.pooled"], 1e-5)
         features = vision.alignment_heads(outputs, vision.videomamba.norm, mask)
         assert_same(features, expected[f"{medium}_masked.clip"], 1e-5)
 
     def test_without_masks(self, case, vision):
-        inputs, expected = case[0].inputs, case[0].outputs
+        inputs, expected = case.inputs, case.outputs
         video, image = as_video(inputs["video"]), as_video(inputs["image"])
         tokens = vision.videomamba(video).last_hidden_state
         assert_same(tokens[:, 1:], expected["video_unmasked.vision_embeds"], 1e-5)
-        pooler = self.pooler(case, vision, case[0].default_pooling)
+        pooler = self.pooler(case, vision, case.default_pooling)
         assert_same(pooler(tokens, 1), expected["video_unmasked.pooled"], 1e-5)
         assert_same(pooler(tokens, video.shape[1]), expected["video_unmasked_keep_temporal.pooled"], 1e-5)
         tokens = vision.videomamba(image, images=True).last_hidden_state
@@ -202,10 +208,10 @@ class TestVideoSide:
         assert_same(pooler(tokens, 1), expected["image_unmasked.pooled"], 1e-5)
 
     def test_other_poolings(self, case, vision):
-        expected = case[0].outputs
-        tokens = vision.videomamba(as_video(case[0].inputs["video"])).last_hidden_state
+        expected = case.outputs
+        tokens = vision.videomamba(as_video(case.inputs["video"])).last_hidden_state
         for pooling in ("cls", "avg"):
-            if pooling != case[0].default_pooling and f"video_unmasked[{pooling}].pooled" in expected:
+            if pooling != case.default_pooling and f"video_unmasked[{pooling}].pooled" in expected:
                 pooled = self.pooler(case, vision, pooling)(tokens, 1)
                 assert_same(pooled, expected[f"video_unmasked[{pooling}].pooled"], 1e-5)
 
