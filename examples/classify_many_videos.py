@@ -228,7 +228,7 @@ def classify_share(args: BulkArguments) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = HfArgumentParser(BulkArguments, description=__doc__, formatter_class=Help)
-    [args] = parser.parse_args_into_dataclasses(argv)
+    [args] = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     if args.num_processes == 1:
         classify_share(args)
         return

@@ -127,7 +127,7 @@ def write_results(
 
 def main(argv: list[str] | None = None) -> None:
     parser = HfArgumentParser(RetrievalArguments, description=__doc__, formatter_class=Help)
-    [args] = parser.parse_args_into_dataclasses(argv)
+    [args] = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     logging.disable_progress_bar()
     protocol = protocol_of(args)
     files = load_captions(args.data, args.media_root)

@@ -313,6 +313,8 @@ def main(argv: list[str] | None = None) -> None:
         args.run(args)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; what was done is kept")
 
 
 if __name__ == "__main__":

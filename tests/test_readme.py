@@ -18,9 +18,10 @@ def test_its_tables_are_the_saved_results(benchmark):
     assert all(part in README for part in parts)
 
 
-def test_its_demo_is_that_of_the_card():
-    card = (ROOT / "examples/demo_model/README.md").read_text()
-    [table] = [part for part in card.split("\n\n") if part.startswith("| | top-1 |")]
+@pytest.mark.parametrize(("model", "column"), [("demo_model", "top-1"), ("retrieval_demo_model", "R@1")])
+def test_its_demos_are_those_of_the_cards(model, column):
+    card = (ROOT / f"examples/{model}/README.md").read_text()
+    [table] = [part for part in card.split("\n\n") if part.startswith(f"| | {column} |")]
     assert table in README
 
 

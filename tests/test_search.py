@@ -149,7 +149,7 @@ class TestTheIndex:
             return encode(network, clips)
 
         monkeypatch.setattr(search_videos, "encode_videos", interrupt_third)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match="stopped"):
             index_videos(videos, model, tmp_path / "other")
         assert list(entries(tmp_path / "other")) == NAMES[:2]
         index_videos(videos, model, tmp_path / "other")
