@@ -22,7 +22,7 @@ from huggingface_hub import HfApi
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
-from conversion.converter import convert, convert_released, load_tokenizer, save, save_official
+from conversion.converter import RELEASED_TOKENIZER, convert, convert_released, load_tokenizer, save, save_official
 from conversion.labels import LABEL_FILES
 from conversion.model_card import model_card, released_model_card
 from conversion.official_layout import read_checkpoint
@@ -54,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--tokenizer",
-        default="google-bert/bert-base-uncased",
+        default=RELEASED_TOKENIZER,
         help="of a video-text model: a directory, a hub repository, or none (default: %(default)s)",
     )
     parser.add_argument("--push-to-hub", metavar="REPO", help="then upload the directory to this repository")
@@ -98,7 +98,7 @@ def convert_one(source: str, output: str | Path, args: argparse.Namespace) -> No
     tokenizer, config = None, model.config
     if isinstance(config, VideoMambaVideoTextConfig):
         if args.tokenizer != "none":
-            tokenizer = load_tokenizer(args.tokenizer, config)
+            tokenizer = load_tokenizer(config, args.tokenizer)
         config = config.vision_config
     save(model, output, card, tokenizer)
     print(f"{output}: {type(model).__name__}, {model.num_parameters():,} parameters")

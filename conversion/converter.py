@@ -46,6 +46,9 @@ from modeling_videomamba import (
 from modeling_videomamba.modeling_videomamba_video_text import VideoMambaVideoTextPreTrainedModel
 
 
+RELEASED_TOKENIZER = "google-bert/bert-base-uncased"  # of the released video-text models
+
+
 def convert(
     source: str | Path,
     overrides: dict[str, Any] | None = None,
@@ -221,8 +224,8 @@ def processor_for(
     )
 
 
-def load_tokenizer(name: str, config: VideoMambaVideoTextConfig) -> PreTrainedTokenizerBase:
-    """A BERT tokenizer, from a directory or a hub repository.
+def load_tokenizer(config: VideoMambaVideoTextConfig, name: str = RELEASED_TOKENIZER) -> PreTrainedTokenizerBase:
+    """A BERT tokenizer for a video-text model, from a directory or a hub repository.
 
     Raises:
         CheckpointError: if there is none, or it has another vocabulary than the model.

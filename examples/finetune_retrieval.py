@@ -22,7 +22,7 @@ from transformers import set_seed
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from conversion.converter import processor_for
-from examples.common.arguments import BackboneArguments, VideoMambaTrainingArguments, parse_arguments
+from examples.common.arguments import BackboneArguments, parse_arguments
 from examples.common.captions import load_captions
 from examples.common.clips import UnreadableFiles
 from examples.common.models import locate
@@ -37,7 +37,7 @@ from examples.common.video_text import (
     is_video_text,
     load_tokenizer,
 )
-from examples.common.video_text_trainer import VideoTextTrainer, save_companions
+from examples.common.video_text_trainer import VideoTextTrainer, VideoTextTrainingArguments, save_companions
 from modeling_videomamba import VideoMambaForVideoTextRetrieval
 
 
@@ -60,24 +60,15 @@ class RetrievalModelArguments(BackboneArguments):
 
 
 @dataclass
-class RetrievalTrainingArguments(VideoMambaTrainingArguments):
+class RetrievalTrainingArguments(VideoTextTrainingArguments):
     """With the reference's values for MSR-VTT."""
 
-    validation_fraction: float = 0.0
     num_train_epochs: float = 2.0
     per_device_train_batch_size: int = 64
     learning_rate: float = 1e-5
     min_learning_rate: float = 1e-7
-    warmup_learning_rate: float = 0.0
-    lr_reference: int = 0
     warmup_epochs: float = 0.2
     weight_decay: float = 0.02
-    layer_decay: float = 1.0
-    load_best_model_at_end: bool = False
-    metric_for_best_model: str | None = "loss"
-    ddp_find_unused_parameters: bool | None = field(
-        default=True, metadata={"help": "steps of images use no temporal positions"}
-    )
 
 
 class RetrievalTrainer(VideoTextTrainer):

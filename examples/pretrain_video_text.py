@@ -25,12 +25,7 @@ from transformers import BertForMaskedLM, set_seed
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from conversion.converter import processor_for
-from examples.common.arguments import (
-    AlignmentArguments,
-    BackboneArguments,
-    VideoMambaTrainingArguments,
-    parse_arguments,
-)
+from examples.common.arguments import AlignmentArguments, BackboneArguments, parse_arguments
 from examples.common.captions import load_captions
 from examples.common.clips import UnreadableFiles
 from examples.common.masking import mask_patches
@@ -47,7 +42,7 @@ from examples.common.video_text import (
     is_video_text,
     load_tokenizer,
 )
-from examples.common.video_text_trainer import VideoTextTrainer, save_companions
+from examples.common.video_text_trainer import VideoTextTrainer, VideoTextTrainingArguments, save_companions
 from modeling_videomamba import VideoMambaConfig, VideoMambaForVideoTextPreTraining, VideoMambaVideoTextConfig
 
 
@@ -83,23 +78,14 @@ class VideoTextAlignmentArguments(AlignmentArguments):
 
 
 @dataclass
-class VideoTextPretrainingArguments(VideoMambaTrainingArguments):
+class VideoTextPretrainingArguments(VideoTextTrainingArguments):
     """With the reference's defaults for the masked phase."""
 
-    validation_fraction: float = 0.0
     num_train_epochs: float = 10.0
     learning_rate: float = 4e-4
     min_learning_rate: float = 4e-6
-    warmup_learning_rate: float = 0.0
-    lr_reference: int = 0
     warmup_epochs: float = 1.0
-    layer_decay: float = 1.0
     eval_strategy: str = "no"
-    load_best_model_at_end: bool = False
-    metric_for_best_model: str | None = "loss"
-    ddp_find_unused_parameters: bool | None = field(
-        default=True, metadata={"help": "steps of images use no temporal positions, whole clips no alignment heads"}
-    )
 
 
 class VideoTextPretrainingTrainer(VideoTextTrainer):

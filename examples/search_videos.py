@@ -11,7 +11,8 @@ be read is named, and left alone until the file changes.
 The second compares the sentence with all vectors, without opening a video: the score is a cosine. With --rerank 20, the model
 then looks at the 20 best again, each together with the sentence. The third asks for sentences until an empty line.
 
-A model is a directory with a VideoMambaForVideoTextRetrieval, its video processor and its tokenizer.
+A model is a directory or a hub repository with a VideoMambaForVideoTextRetrieval, its video processor and its tokenizer, or
+the id of a released checkpoint, such as videomamba-m-mm.
 """
 
 import argparse
@@ -40,6 +41,7 @@ from examples.common.answer_picture import frame_strip
 from examples.common.arguments import Help
 from examples.common.captions import CaptionTokenizer, clean_caption
 from examples.common.media_files import find_files
+from examples.common.models import locate_files
 from examples.common.video_index import VideoIndex, fingerprint_of_directory, stamp
 from modeling_videomamba import (
     VideoMambaForVideoTextRetrieval,
@@ -139,12 +141,12 @@ def index_videos(args: argparse.Namespace) -> None:
     found = {str(path.relative_to(folder)): stamp(path) for path in find_files(Path(folder), "video")}
     if not found:
         raise ValueError(f"There are no videos in {folder}.")
-    index = VideoIndex.read_or_start(
-        Path(args.index), folder, os.path.abspath(args.model), fingerprint_of_directory(Path(args.model))
-    )
+    directory = locate_files(args.model)
+    name = os.path.abspath(args.model) if os.path.isdir(args.model) else args.model
+    index = VideoIndex.read_or_start(Path(args.index), folder, name, fingerprint_of_directory(Path(directory)))
     gone, to_do = index.out_of_date(found)
     if to_do:
-        model, processor = load_model(args.model, args.device)
+        model, processor = load_model(directory, args.device)
         print(f"{args.model}: {model.num_parameters():,} parameters, {scan_report(args.device)}")
     for name in gone:
         del index.videos[name]
@@ -272,7 +274,7 @@ def search_videos(args: argparse.Namespace) -> None:
     if args.top < 1 or args.rerank < 0:
         raise ValueError(f"--top must be at least 1, and --rerank 0, got {args.top} and {args.rerank}.")
     index = VideoIndex.read(Path(args.index))
-    directory = args.model or index.model
+    directory = locate_files(args.model or index.model)
     index.check_model(directory, fingerprint_of_directory(Path(directory)))
     searcher = Searcher(index, directory, args.device, args.max_length)
     if args.sentence is not None:
@@ -292,7 +294,7 @@ def main(argv: list[str] | None = None) -> None:
     index = commands.add_parser("index", help="look at the videos", formatter_class=Help)
     index.set_defaults(run=index_videos)
     index.add_argument("videos", help="folder, whose folders are searched too")
-    index.add_argument("--model", required=True, help="directory of the model")
+    index.add_argument("--model", required=True, help="directory, hub repository or released id")
     index.add_argument("--num_workers", type=int, default=0, help="processes that decode; a GPU is to be given several")
     index.add_argument("--batch_size", type=int, default=8 if torch.cuda.is_available() else 1, help="clips at once")
     index.add_argument("--save_seconds", type=float, default=30, help="work that is lost at most when it is killed")

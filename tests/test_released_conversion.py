@@ -141,6 +141,13 @@ class TestDownload:
         _, loading = VideoMambaForVideoTextRetrieval.from_pretrained(tmp_path / "model", output_loading_info=True)
         assert not loading["missing_keys"]
 
+        program = "from examples.common.models import locate; print(locate('videomamba-m-mm'))"
+        environment = os.environ | {"HF_HOME": str(tmp_path / "hf_home")} | hub.environment
+        process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
+        by_name, converted = Path(process.stdout.split()[-1]), tmp_path / "model"
+        assert {path.name for path in by_name.iterdir()} == {path.name for path in converted.iterdir()}
+
     def test_a_wrong_file_is_refused_and_nothing_is_left(self, tmp_path):
         files = {"videomamba_s16_k400_f16_res224.pth": official_file("video_sm_tiny_f8_res224_400c", tmp_path)}
         hub = StandInHub(files)

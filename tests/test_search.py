@@ -16,6 +16,7 @@ from transformers import BertTokenizer
 
 from conversion.converter import processor_for
 from examples import search_videos
+from examples.common import models
 from examples.search_videos import CAPTION_HEIGHT, STRIP_FRAMES, STRIP_WIDTH
 from modeling_videomamba import VideoMambaForVideoTextRetrieval, VideoMambaVideoProcessor
 from modeling_videomamba.video_text_losses import similarities
@@ -71,7 +72,7 @@ def encoded(monkeypatch) -> list[int]:
     return sizes
 
 
-def index_videos(videos: Path, model: Path, index: Path, *options) -> None:
+def index_videos(videos: Path, model: Path | str, index: Path, *options) -> None:
     search_videos.main(["index", str(videos), "--model", str(model), "--index", str(index), *map(str, options)])
 
 
@@ -339,6 +340,19 @@ class TestSearch:
         found = [Path(path) for path, _ in printed(capsys.readouterr().out)]
         assert [path.name for path in found] == before
         assert all(path.exists() for path in found)
+
+    def test_a_model_of_the_hub_is_downloaded_by_its_name(self, videos, model, tmp_path, monkeypatch, capsys):
+        asked = []
+
+        def download(repository, allow_patterns):
+            asked.append(repository)
+            return str(model)
+
+        monkeypatch.setattr(models, "snapshot_download", download)
+        index_videos(videos, "someone/retrieval", tmp_path / "index")
+        search(tmp_path / "index", SENTENCE)
+        assert asked == ["someone/retrieval"] * 2
+        assert len(printed(capsys.readouterr().out)) == len(NAMES)
 
 
 class TestTheContactSheet:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from huggingface_hub import constants
+from huggingface_hub import constants, snapshot_download
 
-from conversion.converter import convert_released, save
+from conversion.converter import convert_released, load_tokenizer, save
 from conversion.labels import load_labels
 from conversion.model_card import released_model_card
 from conversion.released import ALIASES, find_released, load_released
@@ -18,6 +18,7 @@ from modeling_videomamba import (
     VideoMambaForPreTraining,
     VideoMambaForVideoClassification,
     VideoMambaPreTrainedModel,
+    VideoMambaVideoTextConfig,
 )
 
 from .arguments import AlignmentArguments, BackboneArguments, ModelArguments
@@ -33,8 +34,18 @@ def locate(model: str) -> str:
     directory = Path(constants.HF_HOME) / "videomamba" / checkpoint.id
     if not directory.exists():
         converted, _, _ = convert_released(checkpoint)
-        save(converted, directory, released_model_card(checkpoint))
+        reads_text = isinstance(converted.config, VideoMambaVideoTextConfig)
+        tokenizer = load_tokenizer(converted.config) if reads_text else None
+        save(converted, directory, released_model_card(checkpoint), tokenizer)
     return str(directory)
+
+
+def locate_files(model: str) -> str:
+    """The directory of a model, see [`locate`]; that of a hub repository is downloaded."""
+    directory = locate(model)
+    if os.path.isdir(directory):
+        return directory
+    return snapshot_download(directory, allow_patterns=["*.json", "*.safetensors", "*.txt"])
 
 
 def labels_of(files: Dataset, labels_file: str | None, num_labels: int | None) -> list[str] | None:

@@ -1,5 +1,6 @@
 """The Trainer of videos and texts, and what it leaves beside the trained model."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,12 +14,28 @@ from modeling_videomamba.modeling_videomamba_video_text import (
     VideoMambaVideoTextOutput,
 )
 
+from .arguments import VideoMambaTrainingArguments
 from .optimization import video_text_settings
 from .trainer import VideoMambaTrainer
 from .video_text import OneMediumSampler
 
 
 LOSSES = ("contrastive_loss", "matching_loss", "masked_language_loss", "alignment_loss")
+
+
+@dataclass
+class VideoTextTrainingArguments(VideoMambaTrainingArguments):
+    """With what the reference's runs on videos and texts have in common."""
+
+    validation_fraction: float = 0.0
+    warmup_learning_rate: float = 0.0
+    lr_reference: int = 0
+    layer_decay: float = 1.0
+    load_best_model_at_end: bool = False
+    metric_for_best_model: str | None = "loss"
+    ddp_find_unused_parameters: bool | None = field(
+        default=True, metadata={"help": "steps of images use no temporal positions, whole clips no alignment heads"}
+    )
 
 
 class TemperatureInRange(TrainerCallback):
