@@ -73,6 +73,7 @@ the paper's protocol: the dual encoder's candidates, ranked by the matching head
 {table}
 
 Photographs and captions are those of the training, the clips are not: each has a cutting, a path and a wall of its own.
+The initialisation and the number of epochs were chosen with an eye on these clips.
 
 ## Training
 
