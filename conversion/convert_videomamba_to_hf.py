@@ -22,7 +22,7 @@ from huggingface_hub import HfApi
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
-from conversion.converter import RELEASED_TOKENIZER, convert, convert_released, load_tokenizer, save, save_official
+from conversion.converter import RELEASED_TOKENIZER, convert, convert_released, save, save_official, tokenizer_for
 from conversion.labels import LABEL_FILES
 from conversion.model_card import model_card, released_model_card
 from conversion.official_layout import read_checkpoint
@@ -98,7 +98,7 @@ def convert_one(source: str, output: str | Path, args: argparse.Namespace) -> No
     tokenizer, config = None, model.config
     if isinstance(config, VideoMambaVideoTextConfig):
         if args.tokenizer != "none":
-            tokenizer = load_tokenizer(config, args.tokenizer)
+            tokenizer = tokenizer_for(config, args.tokenizer)
         config = config.vision_config
     save(model, output, card, tokenizer)
     print(f"{output}: {type(model).__name__}, {model.num_parameters():,} parameters")

@@ -224,7 +224,7 @@ def processor_for(
     )
 
 
-def load_tokenizer(config: VideoMambaVideoTextConfig, name: str = RELEASED_TOKENIZER) -> PreTrainedTokenizerBase:
+def tokenizer_for(config: VideoMambaVideoTextConfig, name: str = RELEASED_TOKENIZER) -> PreTrainedTokenizerBase:
     """A BERT tokenizer for a video-text model, from a directory or a hub repository.
 
     Raises:

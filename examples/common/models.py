@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from huggingface_hub import constants, snapshot_download
 
-from conversion.converter import convert_released, load_tokenizer, save
+from conversion.converter import convert_released, save, tokenizer_for
 from conversion.labels import load_labels
 from conversion.model_card import released_model_card
 from conversion.released import ALIASES, find_released, load_released
@@ -35,7 +35,7 @@ def locate(model: str) -> str:
     if not directory.exists():
         converted, _, _ = convert_released(checkpoint)
         reads_text = isinstance(converted.config, VideoMambaVideoTextConfig)
-        tokenizer = load_tokenizer(converted.config) if reads_text else None
+        tokenizer = tokenizer_for(converted.config) if reads_text else None
         save(converted, directory, released_model_card(checkpoint), tokenizer)
     return str(directory)
 
