@@ -1,7 +1,8 @@
 """The scan of one VideoMamba-M block on a CPU, both directions, beside that block's matrix products and transformers' Mamba.
 
 fp32, batch 1. All of a length runs in one process, in turn, and what counts is the ratio. "Products" are the block's
-projections: into the mixer, to delta, B and C for both directions, and out of it.
+projections: into the mixer, to delta, B and C for both directions, and out of it, by PyTorch; "as ours" means by whichever
+library the model takes (`modeling_videomamba/linear_onednn.py`).
 """
 
 import math
@@ -9,11 +10,13 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.mamba import modeling_mamba
 
 from benchmarks.common import extra_memory, medians
 from modeling_videomamba import VideoMambaConfig
+from modeling_videomamba.linear_onednn import linear
 from modeling_videomamba.scan_implementations import ScanInputs, scan_directions
 
 
@@ -34,7 +37,7 @@ def scan_inputs(length: int, requires_grad: bool = False) -> list[ScanInputs]:
     directions = []
     for _ in range(2):
         direction = ScanInputs(
-            u=torch.nn.functional.silu(torch.randn(1, length, dim)),
+            u=F.silu(torch.randn(1, length, dim)),
             delta=torch.randn(1, length, dim),
             A=-torch.arange(1.0, state + 1).repeat(dim, 1) * torch.exp(0.1 * torch.randn(dim, state)),
             B=torch.randn(1, length, state),
@@ -46,18 +49,19 @@ def scan_inputs(length: int, requires_grad: bool = False) -> list[ScanInputs]:
     return directions
 
 
-def matrix_products(length: int) -> Callable[[], None]:
+def matrix_products(length: int, product: Callable[[Tensor, Tensor], Tensor] = F.linear) -> Callable[[], None]:
     """The matrix products of one block."""
     hidden, inner, rank, state = CONFIG.hidden_size, CONFIG.intermediate_size, CONFIG.time_step_rank, CONFIG.state_size
     x, y = torch.randn(length, hidden), torch.randn(length, inner)
     in_proj, out_proj = torch.randn(2 * inner, hidden), torch.randn(hidden, inner)
     x_proj, dt_proj = torch.randn(rank + 2 * state, inner), torch.randn(inner, rank)
 
+    @torch.inference_mode()
     def run() -> None:
-        x @ in_proj.T
+        product(x, in_proj)
         for _ in range(2):
-            (y @ x_proj.T)[:, :rank] @ dt_proj.T
-        y @ out_proj.T
+            product(product(y, x_proj)[:, :rank], dt_proj)
+        product(y, out_proj)
 
     return run
 
@@ -95,11 +99,11 @@ def transformers_scan(directions: list[ScanInputs]) -> Tensor:
 def measure(length: int, repeats: int, with_peer: bool) -> dict[str, object]:
     """The row of one length. `with_peer`: whether to run transformers' scan, which is slow."""
     torch.manual_seed(0)
-    runs = {"products": matrix_products(length)}
+    runs = {"products": matrix_products(length), "as ours": matrix_products(length, linear)}
     for name in IMPLEMENTATIONS:
         runs[f"{name} forward"], runs[f"{name} training"] = scans(length, name)
     median = medians(runs, repeats)
-    row = {"length": length, "products, ms": median["products"] * 1e3}
+    row = {"length": length, "products, ms": median["products"] * 1e3, "as ours, ms": median["as ours"] * 1e3}
     for name in IMPLEMENTATIONS:
         forward, training = median[f"{name} forward"], median[f"{name} training"]
         row[f"{name} / products"], row[f"{name}, fwd + bwd / fwd"] = forward / median["products"], training / forward

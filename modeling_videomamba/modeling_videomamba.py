@@ -26,6 +26,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_videomamba import VideoMambaConfig
+from .linear_onednn import linear
 from .scan_implementations import (
     ScanInputs,
     continue_scan,
@@ -166,10 +167,17 @@ class VideoMambaTimeStepProjection(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.intermediate_size))
 
     def forward(self, time_step: Tensor) -> tuple[Tensor, Tensor]:
-        return F.linear(time_step, self.weight), self.bias
+        return linear(time_step, self.weight), self.bias
 
 
-class VideoMambaOutputProjection(nn.Linear):
+class VideoMambaLinear(nn.Linear):
+    """A projection of all tokens, by whichever library is fast at it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
+
+
+class VideoMambaOutputProjection(VideoMambaLinear):
     """Projects back into the residual stream. A class of its own for its initialisation, which depends on the depth."""
 
 
@@ -180,7 +188,7 @@ class VideoMambaScanDirection(nn.Module):
         super().__init__()
         self.sizes = (config.time_step_rank, config.state_size, config.state_size)
         self.conv1d = VideoMambaCausalConv1d(config)
-        self.x_proj = nn.Linear(config.intermediate_size, sum(self.sizes), bias=False)
+        self.x_proj = VideoMambaLinear(config.intermediate_size, sum(self.sizes), bias=False)
         self.dt_proj = VideoMambaTimeStepProjection(config)
         self.A_log = nn.Parameter(torch.zeros(config.intermediate_size, config.state_size))
         self.D = nn.Parameter(torch.ones(config.intermediate_size))
@@ -201,7 +209,7 @@ class VideoMambaMixer(nn.Module):
         self.scan_implementation = config.scan_implementation
         self.chunk_size = config.mixer_chunk_size
         self.forward_orders, self.backward_orders = scan_orders(config, layer_idx)
-        self.in_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.use_bias)
+        self.in_proj = VideoMambaLinear(config.hidden_size, 2 * config.intermediate_size, bias=config.use_bias)
         self.forward_scan = VideoMambaScanDirection(config)
         self.backward_scan = VideoMambaScanDirection(config) if config.bidirectional else None
         self.out_proj = VideoMambaOutputProjection(config.intermediate_size, config.hidden_size, bias=config.use_bias)

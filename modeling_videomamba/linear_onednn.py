@@ -1,0 +1,52 @@
+"""Linear layers of fp32 inference on AMD's processors: oneDNN's matrix products in place of MKL's.
+
+PyTorch hands fp32 products on a CPU to MKL, which does not use AVX-512 on processors other than Intel's; oneDNN, which comes
+with PyTorch as well and does its bf16 products, does. Everywhere else, and wherever somebody looks at the operators or
+differentiates them, this is `torch.nn.functional.linear`.
+"""
+
+import platform
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear`, `(..., in_features)` to `(..., out_features)`; the results agree to fp32's rounding.
+
+    `torch.backends.mkldnn.flags(enabled=False)` turns oneDNN off here, as it does in the rest of PyTorch.
+    """
+    if torch.compiler.is_compiling() or not _can_take_onednn(input, weight, bias):
+        return F.linear(input, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
+
+
+def _can_take_onednn(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    return (
+        onednn_is_faster()
+        and torch.backends.mkldnn.enabled
+        and all(x is None or _is_plain(x) for x in (input, weight, bias))
+        and (bias is None or bias.is_contiguous())  # it does not look at the strides of a bias
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.jit.is_tracing()
+        and torch._C._len_torch_dispatch_stack() == 0  # a FlopCounterMode, say, does not know it
+        and torch._C._functorch.peek_interpreter_stack() is None  # nor do torch.func.jvp and vmap
+    )
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Not a quantised or a fake tensor, say."""
+    return type(x) in (Tensor, torch.nn.Parameter) and x.dtype == torch.float32 and x.device.type == "cpu"
+
+
+@cache
+def onednn_is_faster() -> bool:
+    """Whether this is an AMD processor with AVX-512 and a PyTorch whose fp32 products are MKL's."""
+    cpu_info = Path("/proc/cpuinfo")  # Linux; elsewhere `platform` names the vendor
+    vendor = cpu_info.read_text() if cpu_info.exists() else platform.processor()
+    has_both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    return has_both and "AuthenticAMD" in vendor and torch.backends.cpu.get_cpu_capability() == "AVX512"
