@@ -31,11 +31,11 @@ PAIR = ("*bf16", "*bf16")
 POINTERS = {  # those not named are to fp32; pairs have one for each direction
     **dict.fromkeys(("u", "delta", "B", "C", "outputs", "grads"), PAIR),
     **dict.fromkeys(("A", "D", "bias", "weights", "biases"), ("*fp32", "*fp32")),
-    **dict.fromkeys(("gate", "grad", "y", "output", "du", "ddelta", "dgate", "x", "dx"), "*bf16"),
+    **dict.fromkeys(("gate", "grad", "y", "output", "du", "ddelta", "dgate", "x", "dx", "before"), "*bf16"),
 }
 SIZES = ("batch", "length", "chunk_length", "chunks")
 STRIDES = ("dim", "map_stride", "gate_stride", "stride")  # multiples of 16 in all released models
-SCAN = {"LANES": 2, "REVERSE": 2, "SOFTPLUS": True, "STATE": 16}
+SCAN = {"LANES": 2, "REVERSE": 2, "SOFTPLUS": True, "PACKED": True, "STATE": 16}
 FORWARD, BACKWARD = SCAN | selective_scan_triton.FORWARD, SCAN | selective_scan_triton.BACKWARD
 CONVOLUTION = {
     "LANES": 2,
@@ -52,7 +52,8 @@ KERNELS = {  # name: kernel, its constants, warps, exponentials of the recurrenc
     "tile states": (selective_scan_triton_kernels.tile_states_kernel, BACKWARD, 1, 256),
     "gradients": (selective_scan_triton_kernels.gradients_kernel, BACKWARD, 1, 16),
     "convolutions": (causal_conv1d_triton._forward_kernel, CONVOLUTION, 4, None),
-    "convolutions backward": (causal_conv1d_triton._backward_kernel, CONVOLUTION, 4, None),
+    "convolutions before SiLU, backward": (causal_conv1d_triton._before_silu_kernel, CONVOLUTION, 4, None),
+    "convolutions' gradients": (causal_conv1d_triton._gradients_kernel, CONVOLUTION | causal_conv1d_triton.SUMMED, 1, None),
 }
 
 

@@ -16,6 +16,7 @@ from .triton_common import bit_mask, pair, sigmoid, tl, triton
 
 ROWS = 16  # of a program's tile
 CHANNELS = 128
+SUMMED = {"ROWS": 8, "TILES": 8}  # of the gradients: a thread has all rows of its channels and sums over them, tile by tile
 
 
 @triton.jit
@@ -65,36 +66,64 @@ def _forward_kernel(
 
 
 @triton.jit(do_not_specialize=["length"])
-def _backward_kernel(
-    x, weights, biases, grads, dx, dweight, dbias, length, dim, stride,
+def _before_silu_kernel(
+    x, weights, biases, grads, before, length, dim, stride,
     LANES: tl.constexpr, REVERSE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """`dx (batch, length, dim)`; `dweight (tiles, lanes, width, dim)` and `dbias (tiles, lanes, dim)` of each tile of rows.
-
-    Grid: channels, rows, batch.
-    """
+    """Gradients of the sums that SiLU takes, `before (lanes, batch, length, dim)`. Grid: channels, rows, batch."""
     rows, channels, inside = _tile(dim, ROWS, CHANNELS)
     sample = tl.program_id(2).to(tl.int64) * length
-    tile = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    total = tl.zeros((ROWS, CHANNELS), tl.float32)
+    mask = (rows < length)[:, None] & inside[None, :]
     for lane in tl.static_range(LANES):
         way = 1 - 2 * ((REVERSE >> lane) & 1)
+        y = _convolve(x + sample * stride, weights[lane], biases[lane], rows, way, length, stride, channels, inside, WIDTH)
+        s = sigmoid(y)
+        dy = _load(grads[lane] + sample * dim, rows, length, dim, channels, inside) * s * (1 + y * (1 - s))
+        target = before + (lane * tl.num_programs(2) * length.to(tl.int64) + sample) * dim
+        tl.store(target + rows[:, None] * dim + channels[None, :], dy.to(before.dtype.element_ty), mask)
+
+
+@triton.jit(do_not_specialize=["length"])
+def _gradients_kernel(
+    x, weights, before, dx, dweight, dbias, length, dim, stride,
+    LANES: tl.constexpr, REVERSE: tl.constexpr, WIDTH: tl.constexpr,
+    ROWS: tl.constexpr, TILES: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """`dx (batch, length, dim)`; `dweight (programs, lanes, width, dim)` and `dbias (programs, lanes, dim)` of the rows of
+    each program.
+
+    Grid: channels, tiles of rows by `TILES`, batch.
+    """
+    channels = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    channels, inside = tl.max_contiguous(channels, (CHANNELS + 31) // 32), channels < dim
+    sample = tl.program_id(2).to(tl.int64) * length
+    sums = ()
+    for _ in tl.static_range(LANES * (WIDTH + 1)):
+        sums += (tl.zeros((CHANNELS,), tl.float32),)
+    for tile in range(TILES):
+        rows = (tl.program_id(1) * TILES + tile) * ROWS + tl.arange(0, ROWS)
+        own = _load(x + sample * stride, rows, length, stride, channels, inside)
+        total = tl.zeros((ROWS, CHANNELS), tl.float32)
+        new = ()
+        for lane in tl.static_range(LANES):
+            way = 1 - 2 * ((REVERSE >> lane) & 1)
+            source = before + (lane * tl.num_programs(2) * length.to(tl.int64) + sample) * dim
+            for k in tl.static_range(WIDTH):
+                # The sum at `target` looks at these rows through weight k, the last of which is that of the step itself.
+                target = rows + way * (WIDTH - 1 - k)
+                dy = _load(source, target, length, dim, channels, inside)
+                total += _weight(weights[lane], k, channels, inside, WIDTH) * dy
+                new += (sums[lane * (WIDTH + 1) + k] + tl.sum(own * dy, 0),)
+            new += (sums[lane * (WIDTH + 1) + WIDTH] + tl.sum(dy, 0),)
+        sums = new
+        mask = (rows < length)[:, None] & inside[None, :]
+        tl.store(dx + (sample + rows)[:, None] * dim + channels[None, :], total.to(dx.dtype.element_ty), mask)
+    program = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    for lane in tl.static_range(LANES):
         for k in tl.static_range(WIDTH):
-            # The output at `target` looks at these rows through weight k.
-            target = rows + way * (WIDTH - 1 - k)
-            y = _convolve(
-                x + sample * stride, weights[lane], biases[lane], target, way, length, stride, channels, inside, WIDTH
-            )
-            s = sigmoid(y)
-            dy = _load(grads[lane] + sample * dim, target, length, dim, channels, inside) * s * (1 + y * (1 - s))
-            total += _weight(weights[lane], k, channels, inside, WIDTH) * dy
-            own = _load(x + sample * stride, rows, length, stride, channels, inside)
-            slot = (tile * LANES + lane) * WIDTH + k
-            tl.store(dweight + slot * dim + channels, tl.sum(own * dy, 0), inside)
-            if k == WIDTH - 1:
-                tl.store(dbias + (tile * LANES + lane) * dim + channels, tl.sum(dy, 0), inside)
-    mask = (rows < length)[:, None] & inside[None, :]
-    tl.store(dx + (sample + rows)[:, None] * dim + channels[None, :], total.to(dx.dtype.element_ty), mask)
+            slot = (program * LANES + lane) * WIDTH + k
+            tl.store(dweight + slot * dim + channels, sums[lane * (WIDTH + 1) + k], inside)
+        tl.store(dbias + (program * LANES + lane) * dim + channels, sums[lane * (WIDTH + 1) + WIDTH], inside)
 
 
 def _launch(x: Tensor, weights: list[Tensor], reverse: list[bool]) -> tuple[tuple[int, int, int], dict[str, int]]:
@@ -128,15 +157,18 @@ def _convolutions_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, weights, biases = evenly_spaced(x), [w.contiguous() for w in weights], [b.contiguous() for b in biases]
     grads = [grad.contiguous() for grad in grads]
-    (blocks, tiles, batch), options = _launch(x, weights, reverse)
+    grid, options = _launch(x, weights, reverse)
+    (batch, length, dim), (lanes, width) = x.shape, (len(weights), options["WIDTH"])
+    sizes = (length, dim, x.stride(1))
+    before = torch.empty(lanes, batch, length, dim, dtype=x.dtype, device=x.device)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    lanes, dim, width = len(weights), x.shape[2], options["WIDTH"]
-    dweight = torch.empty(batch * tiles, lanes, width, dim, dtype=torch.float32, device=x.device)
-    dbias = torch.empty(batch * tiles, lanes, dim, dtype=torch.float32, device=x.device)
-    sizes = (x.shape[1], dim, x.stride(1))
+    programs = triton.cdiv(length, SUMMED["ROWS"] * SUMMED["TILES"])
+    dweight = torch.empty(batch * programs, lanes, width, dim, dtype=torch.float32, device=x.device)
+    dbias = torch.empty(batch * programs, lanes, dim, dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
-        _backward_kernel[blocks, tiles, batch](
-            x, pair(weights), pair(biases), pair(grads), dx, dweight, dbias, *sizes, **options
+        _before_silu_kernel[grid](x, pair(weights), pair(biases), pair(grads), before, *sizes, **options)
+        _gradients_kernel[grid[0], programs, batch](
+            x, pair(weights), before, dx, dweight, dbias, *sizes, **options | SUMMED, num_warps=1
         )
     return dx, dweight.sum(0).transpose(1, 2).contiguous(), dbias.sum(0)
 

@@ -52,6 +52,8 @@ class _Scan:
             raise ValueError(f"A chunk must be a whole number of tiles, got {self.chunk_length} steps.")
         self.chunks = max(1, triton.cdiv(self.length, self.chunk_length))
         self.reverse, self.softplus = bit_mask(reverse), delta_softplus
+        self.packed = self.state % 4 == 0 and self.B[0].stride(1) % 4 == 0  # rows of B and C are words of four bf16 numbers
+        self.packed &= all(x.dtype == torch.bfloat16 and x.data_ptr() % 8 == 0 for x in (*self.B, *self.C))
         strides = self.B[0].stride(1), 0 if z is None else self.z.stride(1)
         self.sizes = (self.batch, self.length, self.chunk_length, self.dim, *strides)
 
@@ -83,7 +85,7 @@ class _Scan:
         adjoint, all_samples = int(grad is not None), self.lanes * self.batch
         inputs = (self.u, self.delta, self.A, self.B, self.C, self.bias, grad, self.z)
         arguments = (*inputs, gains, time_steps, *self.sizes)
-        constants = {"REVERSE": self.reverse, "ADJOINT": adjoint, "SOFTPLUS": self.softplus}
+        constants = {"REVERSE": self.reverse, "ADJOINT": adjoint, "SOFTPLUS": self.softplus, "PACKED": self.packed}
         self.launch(summaries_kernel, FORWARD, (self.chunks, all_samples), arguments, **constants)
         arguments = (self.A, gains, time_steps, starts, self.batch, self.chunks, self.dim)
         self.launch(join_kernel, FORWARD, (self.state, all_samples), arguments, REVERSE=self.reverse ^ (adjoint * 0b11))
@@ -104,7 +106,7 @@ class _Scan:
         last_states = self.new(self.lanes, self.batch, self.state, self.dim)
         inputs = (self.u, self.delta, self.A, self.B, self.C, self.D, self.bias, self.z, starts)
         arguments = (*inputs, y, output, last_states, *self.sizes)
-        constants = {"LANES": self.lanes, "REVERSE": self.reverse, "SOFTPLUS": self.softplus}
+        constants = {"LANES": self.lanes, "REVERSE": self.reverse, "SOFTPLUS": self.softplus, "PACKED": self.packed}
         self.launch(outputs_kernel, FORWARD, (self.chunks, self.batch), arguments, **constants)
         return output, last_states, *(self.new(0) if x is None or not save else x for x in (y, starts))
 
@@ -115,7 +117,7 @@ class _Scan:
         constants = {"REVERSE": self.reverse, "SOFTPLUS": self.softplus}
         states = self.new(*all_chunks, self.chunk_length // BACKWARD["STEPS"], self.state, self.dim)
         arguments = (self.u, self.delta, self.A, self.B, self.bias, starts, states, *self.sizes[:-1])
-        self.launch(tile_states_kernel, BACKWARD, programs, arguments, **constants)
+        self.launch(tile_states_kernel, BACKWARD, programs, arguments, **constants, PACKED=self.packed)
 
         dA = torch.zeros(*all_chunks, self.state, self.dim, device=self.device)
         carries = self.chunk_starts(grad)
