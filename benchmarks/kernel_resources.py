@@ -23,7 +23,8 @@ from triton.compiler import ASTSource
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from benchmarks.common import RESULTS, provenance
-from modeling_videomamba import causal_conv1d_triton, selective_scan_triton, selective_scan_triton_kernels
+from modeling_videomamba import causal_conv1d_triton, selective_scan_triton_kernels
+from modeling_videomamba import selective_scan_triton as launches
 
 
 BINARIES = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -36,28 +37,28 @@ POINTERS = {  # those not named are to fp32; pairs have one for each direction
 SIZES = ("batch", "length", "chunk_length", "chunks")
 STRIDES = ("dim", "map_stride", "gate_stride", "stride")  # multiples of 16 in all released models
 SCAN = {"LANES": 2, "REVERSE": 2, "SOFTPLUS": True, "PACKED": True, "STATE": 16}
-FORWARD, BACKWARD = SCAN | selective_scan_triton.FORWARD, SCAN | selective_scan_triton.BACKWARD
-CONVOLUTION = {
-    "LANES": 2,
-    "REVERSE": 2,
-    "WIDTH": 4,
-    "ROWS": causal_conv1d_triton.ROWS,
-    "CHANNELS": causal_conv1d_triton.CHANNELS,
-}
-KERNELS = {  # name: kernel, its constants, warps, exponentials of the recurrence in the innermost loop, for one thread
-    "summaries": (selective_scan_triton_kernels.summaries_kernel, FORWARD | {"ADJOINT": 0}, 1, 256),
-    "summaries of adjoints": (selective_scan_triton_kernels.summaries_kernel, FORWARD | {"ADJOINT": 1}, 1, 256),
-    "join": (selective_scan_triton_kernels.join_kernel, FORWARD, 1, 16),
-    "outputs": (selective_scan_triton_kernels.outputs_kernel, FORWARD, 1, 256),
-    "tile states": (selective_scan_triton_kernels.tile_states_kernel, BACKWARD, 1, 256),
-    "gradients": (selective_scan_triton_kernels.gradients_kernel, BACKWARD, 1, 16),
-    "convolutions": (causal_conv1d_triton._forward_kernel, CONVOLUTION, 4, None),
-    "convolutions before SiLU, backward": (causal_conv1d_triton._before_silu_kernel, CONVOLUTION, 4, None),
-    "convolutions' gradients": (causal_conv1d_triton._gradients_kernel, CONVOLUTION | causal_conv1d_triton.SUMMED, 1, None),
+CONVOLUTION = {"LANES": 2, "REVERSE": 2, "WIDTH": 4}
+ALONE, UNGATED = {"starts": None}, {"gate": None, "y": None, "dgate": None}  # a single chunk; no gate
+scan, convolution = selective_scan_triton_kernels, causal_conv1d_triton
+TILE = {"ROWS": convolution.ROWS, "CHANNELS": convolution.CHANNELS}
+KERNELS = {  # name: kernel, its tile, other constants, warps, states that its innermost loop takes
+    "summaries": (scan.summaries_kernel, launches.SUMMARIES, SCAN | {"ADJOINT": 0}, 1, 16),
+    "summaries of adjoints": (scan.summaries_kernel, launches.SUMMARIES, SCAN | {"ADJOINT": 1}, 1, 16),
+    "summaries of adjoints, ungated": (scan.summaries_kernel, launches.SUMMARIES, SCAN | UNGATED | {"ADJOINT": 1}, 1, 16),
+    "join": (scan.join_kernel, launches.JOIN, SCAN, 1, 1),
+    "outputs": (scan.outputs_kernel, launches.OUTPUTS, SCAN, 1, 16),
+    "outputs of one chunk, ungated": (scan.outputs_kernel, launches.OUTPUTS, SCAN | ALONE | UNGATED, 1, 16),
+    "tile states": (scan.tile_states_kernel, launches.BACKWARD, SCAN, 1, 16),
+    "tile states of one chunk": (scan.tile_states_kernel, launches.BACKWARD, SCAN | ALONE, 1, 16),
+    "gradients": (scan.gradients_kernel, launches.BACKWARD, SCAN, 1, 1),
+    "gradients, ungated": (scan.gradients_kernel, launches.BACKWARD, SCAN | UNGATED, 1, 1),
+    "convolutions": (convolution._forward_kernel, TILE, CONVOLUTION, 4, None),
+    "convolutions, backward to SiLU": (convolution._before_silu_kernel, TILE, CONVOLUTION, 4, None),
+    "convolutions' gradients": (convolution._gradients_kernel, convolution.SUMMED, CONVOLUTION, 1, None),
 }
 
 
-def compile_kernel(kernel: triton.JITFunction, constants: dict[str, int], warps: int, architecture: int) -> bytes:
+def compile_kernel(kernel: triton.JITFunction, constants: dict[str, int | None], warps: int, architecture: int) -> bytes:
     """The binary of a kernel for bf16 tensors, aligned as PyTorch allocates them."""
     signature, attributes = {}, {}
     for i, name in enumerate(kernel.arg_names):
@@ -88,9 +89,9 @@ def innermost_loop(listing: str) -> list[str]:
 
 
 def resources(name: str, architecture: int) -> list[float]:
-    kernel, constants, warps, exponentials = KERNELS[name]
+    kernel, tile, constants, warps, states = KERNELS[name]
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compile_kernel(kernel, constants, warps, architecture))
+        file.write(compile_kernel(kernel, tile | constants, warps, architecture))
         file.flush()
         tools = {"usage": ("cuobjdump", "-res-usage"), "listing": ("nvdisasm", "-c")}
         text = {
@@ -100,7 +101,7 @@ def resources(name: str, architecture: int) -> list[float]:
     registers, spilled = map(int, re.search(r"REG:(\d+) STACK:(\d+)", text["usage"]).groups())
     loop = innermost_loop(text["listing"])
     kinds = Counter(instruction.split(".")[0].split()[0] for instruction in loop)
-    per_exponential = len(loop) / exponentials if exponentials else float("nan")
+    per_exponential = len(loop) / (tile["STEPS"] * tile["CHANNELS"] // 32 * states) if states else float("nan")
     return [registers, spilled, len(loop), round(per_exponential, 1), kinds["SHFL"]]
 
 

@@ -16,7 +16,7 @@ from .triton_common import bit_mask, pair, sigmoid, tl, triton
 
 ROWS = 16  # of a program's tile
 CHANNELS = 128
-SUMMED = {"ROWS": 8, "TILES": 8}  # of the gradients: a thread has all rows of its channels and sums over them, tile by tile
+SUMMED = {"ROWS": 4, "TILES": 16, "CHANNELS": 64}  # a thread has all rows of its channels and sums over them, tile by tile
 
 
 @triton.jit
@@ -167,7 +167,7 @@ def _convolutions_backward(
     dbias = torch.empty(batch * programs, lanes, dim, dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
         _before_silu_kernel[grid](x, pair(weights), pair(biases), pair(grads), before, *sizes, **options)
-        _gradients_kernel[grid[0], programs, batch](
+        _gradients_kernel[triton.cdiv(dim, SUMMED["CHANNELS"]), programs, batch](
             x, pair(weights), before, dx, dweight, dbias, *sizes, **options | SUMMED, num_warps=1
         )
     return dx, dweight.sum(0).transpose(1, 2).contiguous(), dbias.sum(0)

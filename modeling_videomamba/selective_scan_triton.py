@@ -10,10 +10,13 @@ from .tensor_layout import evenly_spaced
 from .triton_common import bit_mask, pair, triton
 
 
-# Tiles: steps, all in the registers of one thread, and channels of a program, four or two to a thread. Backward has more
-# numbers to hold, and stores one state a tile.
-FORWARD = {"STEPS": 4, "CHANNELS": 128}
-BACKWARD = {"STEPS": 8, "CHANNELS": 64}
+# Tiles: steps, all in the registers of one thread, and channels of a program. Those of the summaries, the outputs and backward
+# were the fastest of a few on an H200 (32 channels the slowest by far, 8 steps by 64 backward slower by half). To join chunks
+# is so little work that it takes narrow programs to have enough of them.
+SUMMARIES = {"STEPS": 4, "CHANNELS": 128}
+JOIN = {"STEPS": 16, "CHANNELS": 32}
+OUTPUTS = {"STEPS": 2, "CHANNELS": 128}
+BACKWARD = {"STEPS": 4, "CHANNELS": 128}
 SHORTEST_CHUNK = 32  # a multiple of all STEPS
 PROGRAMS_PER_PROCESSOR = 8  # that run at a time; with half as many time is left whole
 
@@ -30,7 +33,7 @@ def check_device() -> None:
 def _chunk_length(batch: int, length: int, dim: int, device: torch.device) -> int:
     """The whole length where samples and channels fill the card, else what makes as many programs as it can run at a time."""
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-    programs, wanted = max(1, batch * triton.cdiv(dim, FORWARD["CHANNELS"])), PROGRAMS_PER_PROCESSOR * processors
+    programs, wanted = max(1, batch * triton.cdiv(dim, OUTPUTS["CHANNELS"])), PROGRAMS_PER_PROCESSOR * processors
     chunks = 1 if 2 * programs >= wanted else wanted // programs
     return max(1, triton.cdiv(triton.cdiv(length, chunks), SHORTEST_CHUNK)) * SHORTEST_CHUNK
 
@@ -48,7 +51,7 @@ class _Scan:
             self.B, self.C = (pair([x.contiguous() for x in maps]) for maps in (self.B, self.C))
         self.z = None if z is None else evenly_spaced(z)
         self.chunk_length = chunk_length or _chunk_length(self.batch, self.length, self.dim, self.device)
-        if self.chunk_length % max(FORWARD["STEPS"], BACKWARD["STEPS"]):
+        if self.chunk_length % BACKWARD["STEPS"]:
             raise ValueError(f"A chunk must be a whole number of tiles, got {self.chunk_length} steps.")
         self.chunks = max(1, triton.cdiv(self.length, self.chunk_length))
         self.reverse, self.softplus = bit_mask(reverse), delta_softplus
@@ -86,9 +89,9 @@ class _Scan:
         inputs = (self.u, self.delta, self.A, self.B, self.C, self.bias, grad, self.z)
         arguments = (*inputs, gains, time_steps, *self.sizes)
         constants = {"REVERSE": self.reverse, "ADJOINT": adjoint, "SOFTPLUS": self.softplus, "PACKED": self.packed}
-        self.launch(summaries_kernel, FORWARD, (self.chunks, all_samples), arguments, **constants)
+        self.launch(summaries_kernel, SUMMARIES, (self.chunks, all_samples), arguments, **constants)
         arguments = (self.A, gains, time_steps, starts, self.batch, self.chunks, self.dim)
-        self.launch(join_kernel, FORWARD, (self.state, all_samples), arguments, REVERSE=self.reverse ^ (adjoint * 0b11))
+        self.launch(join_kernel, JOIN, (self.state, all_samples), arguments, REVERSE=self.reverse ^ (adjoint * 0b11))
         if states is not None:
             in_order = time_steps.flip(2) if self.reverse else time_steps
             elapsed = in_order.cumsum(2) - in_order  # (1, batch, chunks, dim), before each chunk
@@ -107,7 +110,7 @@ class _Scan:
         inputs = (self.u, self.delta, self.A, self.B, self.C, self.D, self.bias, self.z, starts)
         arguments = (*inputs, y, output, last_states, *self.sizes)
         constants = {"LANES": self.lanes, "REVERSE": self.reverse, "SOFTPLUS": self.softplus, "PACKED": self.packed}
-        self.launch(outputs_kernel, FORWARD, (self.chunks, self.batch), arguments, **constants)
+        self.launch(outputs_kernel, OUTPUTS, (self.chunks, self.batch), arguments, **constants)
         return output, last_states, *(self.new(0) if x is None or not save else x for x in (y, starts))
 
     def backward(self, grad: Tensor, y: Tensor, starts: Tensor | None) -> tuple[Tensor | None, ...]:
