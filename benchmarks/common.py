@@ -38,16 +38,22 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _seconds_on_gpu(run: Callable[[], object], calls: int = 5) -> float:
-    """Of one of several calls in a row, so that the GPU does not wait for Python where its work is longer than that."""
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize()
-    start.record()
-    for _ in range(calls):
-        run()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3 / calls
+def _seconds_on_gpu(run: Callable[[], object], enough: float = 0.05) -> float:
+    """Of one of so many calls in a row as take `enough` seconds, so that the GPU does not wait for Python where its work is
+    longer than that."""
+
+    def of_each(calls: int) -> float:
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        start.record()
+        for _ in range(calls):
+            run()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3 / calls
+
+    alone = of_each(1)
+    return alone if alone > enough else of_each(math.ceil(enough / alone))
 
 
 def extra_memory(run: Callable[[], object]) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.common import medians
 from benchmarks.cpu_scan import matrix_products, time_step_bias, transformers_scan
-from benchmarks.models import timesformer, videomae, videomamba
+from benchmarks.models import timesformer, to_bf16, videomae, videomamba
 from modeling_videomamba import VideoMambaForVideoClassification, modeling_videomamba
 from modeling_videomamba.linear_onednn import linear
 from modeling_videomamba.scan_implementations import ScanInputs
@@ -94,7 +94,7 @@ def measure_middle(frames: int, repeats: int, with_peer: bool) -> list[dict[str,
     for model in (models["torch"], half):
         model.load_state_dict(models["numba"].state_dict())
     runs = {name: tokens(model, clips) for name, model in models.items()}
-    runs["numba, bf16"] = tokens(half.bfloat16(), clips)
+    runs["numba, bf16"] = tokens(to_bf16(half), clips)
     products = {"products": all_products(half, frames), "as ours": all_products(half, frames, linear)}
     seconds = medians(products | runs, repeats)
     if with_peer:

@@ -171,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry-run", action="store_true", help="on a CPU, at toy sizes")
     parser.add_argument("--parts", nargs="+", choices=("operator", "models"), default=("operator", "models"))
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder")
     args = parser.parse_args()
     device, dims, lengths, clips, frames_in_a_batch = "cuda", DIMS, LENGTHS, CLIPS, 128

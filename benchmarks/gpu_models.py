@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.common import extra_memory, medians
 from benchmarks.gpu_operator import has_mamba_ssm
-from benchmarks.models import timesformer, videomae, videomamba
+from benchmarks.models import timesformer, to_bf16, videomae, videomamba
 
 
 def peers(device: str) -> dict[str, Callable[[int, int], nn.Module]]:
@@ -25,7 +25,7 @@ def peers(device: str) -> dict[str, Callable[[int, int], nn.Module]]:
 
 
 def inference(model: nn.Module, *shape: int) -> Callable[[], object]:
-    model = model.eval().bfloat16()
+    model = to_bf16(model).eval()
     clips = torch.randn(shape, dtype=torch.bfloat16, device=model.device)
 
     @torch.inference_mode()
@@ -69,13 +69,15 @@ def measure(name: str, frames: int, pixels: int, frames_in_a_batch: int, device:
         try:
             torch.manual_seed(0)
             batch = max(1, frames_in_a_batch // frames)
-            run = prepare(peers(device)[name](frames, pixels).to(device), batch, frames, 3, pixels, pixels)
+            with torch.device(device):  # or the CPU would take longer for the random weights than the GPU for all else
+                model = peers(device)[name](frames, pixels)
+            run = prepare(model, batch, frames, 3, pixels, pixels)
             [seconds] = medians({name: run}, repeats, device).values()
             row |= {"clips/s": batch / seconds, "GiB": peak_memory(run, device)}
         except torch.OutOfMemoryError:
             row |= {"clips/s": None, "GiB": None}
         rows.append(row)
-        run = None
+        model = run = None
         gc.collect()
         if device == "cuda":
             torch.cuda.empty_cache()

@@ -44,16 +44,16 @@ TILE = {"ROWS": convolution.ROWS, "CHANNELS": convolution.CHANNELS}
 KERNELS = {  # name: kernel, its tile, other constants, warps, states that its innermost loop takes
     "summaries": (scan.summaries_kernel, launches.SUMMARIES, SCAN | {"ADJOINT": 0}, 1, 16),
     "summaries of adjoints": (scan.summaries_kernel, launches.SUMMARIES, SCAN | {"ADJOINT": 1}, 1, 16),
-    "summaries of adjoints, ungated": (scan.summaries_kernel, launches.SUMMARIES, SCAN | UNGATED | {"ADJOINT": 1}, 1, 16),
+    "summaries of adjoints without gate": (scan.summaries_kernel, launches.SUMMARIES, SCAN | UNGATED | {"ADJOINT": 1}, 1, 16),
     "join": (scan.join_kernel, launches.JOIN, SCAN, 1, 1),
     "outputs": (scan.outputs_kernel, launches.OUTPUTS, SCAN, 1, 16),
-    "outputs of one chunk, ungated": (scan.outputs_kernel, launches.OUTPUTS, SCAN | ALONE | UNGATED, 1, 16),
+    "outputs of one chunk without gate": (scan.outputs_kernel, launches.OUTPUTS, SCAN | ALONE | UNGATED, 1, 16),
     "tile states": (scan.tile_states_kernel, launches.BACKWARD, SCAN, 1, 16),
     "tile states of one chunk": (scan.tile_states_kernel, launches.BACKWARD, SCAN | ALONE, 1, 16),
     "gradients": (scan.gradients_kernel, launches.BACKWARD, SCAN, 1, 1),
-    "gradients, ungated": (scan.gradients_kernel, launches.BACKWARD, SCAN | UNGATED, 1, 1),
+    "gradients without gate": (scan.gradients_kernel, launches.BACKWARD, SCAN | UNGATED, 1, 1),
     "convolutions": (convolution._forward_kernel, TILE, CONVOLUTION, 4, None),
-    "convolutions, backward to SiLU": (convolution._before_silu_kernel, TILE, CONVOLUTION, 4, None),
+    "convolutions backward to SiLU": (convolution._before_silu_kernel, TILE, CONVOLUTION, 4, None),
     "convolutions' gradients": (convolution._gradients_kernel, convolution.SUMMED, CONVOLUTION, 1, None),
 }
 

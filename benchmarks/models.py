@@ -50,3 +50,12 @@ def videomae(width: int) -> Callable[[int, int], nn.Module]:
         return VideoMAEForVideoClassification(config)
 
     return build
+
+
+def to_bf16(model: nn.Module) -> nn.Module:
+    """As `from_pretrained(..., dtype=torch.bfloat16)` loads it: what its class keeps in fp32 stays so."""
+    kept = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and not any(part in name for part in kept):
+            tensor.data = tensor.data.bfloat16()
+    return model

@@ -24,6 +24,7 @@ from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8Weig
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from benchmarks.common import RESULTS, medians, provenance
+from benchmarks.models import to_bf16
 from modeling_videomamba import VideoMambaConfig, VideoMambaForVideoClassification
 
 
@@ -64,7 +65,7 @@ def main() -> None:
     torch.manual_seed(0)
     config = VideoMambaConfig.small(num_frames=8, num_labels=400, num_hidden_layers=args.layers)
     fp32 = VideoMambaForVideoClassification(config).eval()
-    bf16 = copy.deepcopy(fp32).bfloat16()
+    bf16 = to_bf16(copy.deepcopy(fp32))
     weights, activations = Int8WeightOnlyConfig(), Int8DynamicActivationInt8WeightConfig()
     models = {
         "fp32": fp32,
