@@ -14,7 +14,7 @@ from .triton_common import bit_mask, pair, triton
 # were the fastest of a few on an H200 (32 channels the slowest by far, 8 steps by 64 backward slower by half). To join chunks
 # is so little work that it takes narrow programs to have enough of them.
 SUMMARIES = {"STEPS": 4, "CHANNELS": 128}
-JOIN = {"STEPS": 16, "CHANNELS": 32}
+JOIN = {"STEPS": 16, "CHANNELS": 64}
 OUTPUTS = {"STEPS": 2, "CHANNELS": 128}
 BACKWARD = {"STEPS": 4, "CHANNELS": 128}
 SHORTEST_CHUNK = 32  # a multiple of all STEPS

@@ -367,6 +367,7 @@ class TestCompiled:
         for kernel in ("outputs", "summaries", "summaries of adjoints", "tile states"):
             assert table[kernel]["shuffles"] == 0  # a thread has all steps of its channels
             assert table[kernel]["instructions / exp"] < 10
+        assert table["join"]["shuffles"] == 0
         assert table["gradients"]["shuffles"] == 2 * 5 * 4  # sums of dB and dC over a warp, for each of the 4 steps of a tile
         assert all(row["bytes spilled"] == 0 for row in table.values())
 
