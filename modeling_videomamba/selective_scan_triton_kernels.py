@@ -16,9 +16,9 @@ multiply-adds. So the kernels are made to do little else:
 State, recurrence and sums over time are fp32, whatever the inputs; the sum of the first direction waits for the second one in
 memory, in the dtype of u. Rows are addressed with 64 bits.
 
-No card has measured them yet. What the compiled code asks of one is in benchmarks/results/kernel_resources.md: forward some
-ten instructions for an exponential, where eight would leave the exponentials to bind, backward 35, of which ten are the sums
-of dB and dC over a warp.
+What the compiled code asks of a card is in benchmarks/results/kernel_resources.md: forward six to nine instructions for an
+exponential, where eight leave the exponentials to bind, backward 28, of which ten are the sums of dB and dC over a warp. On an
+H200 none came near the limit of the exponentials: so few warps fit beside each other that each waits for its own loads.
 """
 
 from .triton_common import sigmoid, tl, triton
