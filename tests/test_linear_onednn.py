@@ -1,4 +1,4 @@
-"""Linear layers of fp32 inference are oneDNN's on AMD's processors, which every processor is in these tests."""
+"""Linear layers of inference are oneDNN's on AMD's processors, which every processor is in these tests."""
 
 import pytest
 import torch
@@ -19,10 +19,14 @@ def _on_amd(monkeypatch):
     monkeypatch.setattr(linear_onednn, "onednn_is_faster", lambda: True)
 
 
-def takes_onednn(call):
+def operators(call):
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         call()
-    return "mkldnn::_linear_pointwise" in {event.name for event in profile.events()}
+    return [event.name for event in profile.events()]
+
+
+def takes_onednn(call):
+    return "mkldnn::_linear_pointwise" in operators(call)
 
 
 @pytest.fixture
@@ -62,6 +66,29 @@ class TestResults:
             torch.testing.assert_close(linear(inputs[0], weight, gaps), F.linear(inputs[0], weight, gaps))
 
 
+class TestFewRowsLeftOver:
+    """Of the blocks of 64 rows in which oneDNN takes them: a product of their own."""
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("shape", [(65,), (79,), (1, 129), (3, 43), (2, 2, 33)], ids=lambda shape: str(shape))
+    def test_results_are_those_of_pytorch(self, tensors, dtype, shape):
+        _, weight, bias = (x.to(dtype) for x in tensors)
+        x = torch.randn(*shape, 50).to(dtype)[..., :24]
+        with torch.no_grad():
+            torch.testing.assert_close(linear(x, weight), F.linear(x, weight))
+            rounded_once_more = {"rtol": 2**-7, "atol": 2**-6} if dtype == torch.bfloat16 else {}
+            torch.testing.assert_close(linear(x, weight, bias), F.linear(x, weight, bias), **rounded_once_more)
+
+    @pytest.mark.parametrize(
+        ("dtype", "product"), [(torch.float32, "mkldnn::_linear_pointwise"), (torch.bfloat16, "aten::mm")]
+    )
+    @pytest.mark.parametrize(("rows", "products"), [(15, 1), (63, 1), (64, 1), (65, 2), (79, 2), (80, 1), (128, 1), (3137, 2)])
+    def test_how_many_products(self, tensors, dtype, product, rows, products):
+        weight = tensors[1].to(dtype)
+        with torch.no_grad():
+            assert operators(lambda: linear(torch.randn(1, rows, 24).to(dtype), weight)).count(product) == products
+
+
 class TestWhoTakesIt:
     def test_fp32_inference(self, tensors):
         with torch.no_grad():
@@ -73,9 +100,12 @@ class TestWhoTakesIt:
         assert not takes_onednn(lambda: linear(*tensors))
 
     def test_not_other_dtypes(self, tensors):
+        """PyTorch itself asks oneDNN for products of bf16."""
         with torch.no_grad():
             for dtype in (torch.bfloat16, torch.float64):
                 assert not takes_onednn(lambda dtype=dtype: linear(*(x.to(dtype) for x in tensors)))
+            with pytest.raises(RuntimeError, match="same dtype"):
+                linear(tensors[0], tensors[1].bfloat16())
             with torch.autocast("cpu", torch.bfloat16):
                 assert linear(*tensors).dtype == torch.bfloat16
 
