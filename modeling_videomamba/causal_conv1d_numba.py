@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .numba_common import announce_compilation, fill_up, flat, in_threads
-from .numba_vectors import WIDTH, load, njit, pointer, sigmoid, splat, store
+from .numba_vectors import WIDTH, load, njit, pointer, sigmoid, silu, splat, store
 
 
 @njit(nogil=True, cache=True)
@@ -49,10 +49,10 @@ def convolutions(
                 for block in range(first_block, last_block):
                     channel = block * WIDTH
                     y = _convolve(x_, weight, bias, row, way, first, width, stride, dim, channel, biased)
-                    store(output, row * dim + channel, y * sigmoid(y))
+                    store(output, row * dim + channel, silu(y))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def _convolve_four(x, weight, bias, output, row, seen, reverse, stride, dim, channel, biased):
     """Four rows from `row` on, with four weights: seven rows of x are loaded once, those from `seen` on."""
     first, way = (3 * dim, -dim) if reverse else (0, dim)
@@ -67,10 +67,10 @@ def _convolve_four(x, weight, bias, output, row, seen, reverse, stride, dim, cha
     y2 = b + w0 * x2 + w1 * x3 + w2 * x4 + w3 * x5
     y3 = b + w0 * x3 + w1 * x4 + w2 * x5 + w3 * x6
     to = row * dim + channel
-    store(output, to, y0 * sigmoid(y0))
-    store(output, to + dim, y1 * sigmoid(y1))
-    store(output, to + 2 * dim, y2 * sigmoid(y2))
-    store(output, to + 3 * dim, y3 * sigmoid(y3))
+    store(output, to, silu(y0))
+    store(output, to + dim, silu(y1))
+    store(output, to + 2 * dim, silu(y2))
+    store(output, to + 3 * dim, silu(y3))
 
 
 @njit(nogil=True, cache=True)

@@ -9,7 +9,22 @@ All arrays are flat. Row r is step t of sample s, `r = s * length + t`; what bel
 
 import numpy as np
 
-from .numba_vectors import WIDTH, broadcast, exp2_product, load, minimum, njit, pointer, sigmoid, softplus, splat, store, total
+from .numba_vectors import (
+    WIDTH,
+    broadcast,
+    decay,
+    exp2_product,
+    load,
+    minimum,
+    njit,
+    pointer,
+    sigmoid,
+    silu,
+    softplus,
+    splat,
+    store,
+    total,
+)
 
 
 SPAN = 32  # steps; forward keeps the state before each span for backward
@@ -25,11 +40,26 @@ def _time_step(delta, index, bias, delta_softplus):
     return raw, softplus(raw) if delta_softplus else raw
 
 
-@njit(nogil=True, cache=True)
-def _advance(h, dt, drive, sum_, a, b, c):
-    """One step of one state number: the state after it, and the output with its part added."""
-    h = exp2_product(dt, a) * h + drive * b
-    return h, sum_ + h * c
+@njit(nogil=True, cache=True, forceinline=True)
+def _decays(delta, dt, a):
+    """Of one state number in four steps."""
+    return decay(delta, dt[0], a), decay(delta, dt[1], a), decay(delta, dt[2], a), decay(delta, dt[3], a)
+
+
+@njit(nogil=True, cache=True, forceinline=True)
+def _advance(hidden, own, decays, drive, sums, B, C, at):
+    """Four steps of one state number, which is in `hidden`. Returns the four outputs with its part added."""
+    h0 = decays[0] * load(hidden, own) + drive[0] * broadcast(B, at[0])
+    h1 = decays[1] * h0 + drive[1] * broadcast(B, at[1])
+    h2 = decays[2] * h1 + drive[2] * broadcast(B, at[2])
+    h3 = decays[3] * h2 + drive[3] * broadcast(B, at[3])
+    store(hidden, own, h3)
+    return (
+        sums[0] + h0 * broadcast(C, at[0]),
+        sums[1] + h1 * broadcast(C, at[1]),
+        sums[2] + h2 * broadcast(C, at[2]),
+        sums[3] + h3 * broadcast(C, at[3]),
+    )
 
 
 @njit(nogil=True, cache=True)
@@ -42,10 +72,11 @@ def outputs(
     `states` are those before the first step and become those after the last one. `saved`: those before each span, if they are
     to be saved. `add`: whether the sum starts from what `output` holds.
 
-    Four steps at once, so that a state number is loaded and stored once for the four.
+    Four steps at once, so that a state number is loaded and stored once for the four. Their decays are computed one state
+    number ahead: a processor looks only so far for instructions that need not wait, and those of the recurrence do.
     """
     gate_, y_, output_ = pointer(gate), pointer(y), pointer(output)
-    sums = y_ if save and gated else output_
+    summed = y_ if save and gated else output_
     spans = (length + SPAN - 1) // SPAN
     for lane in range(len(u)):
         u_, delta_, A_, B_ = pointer(u[lane]), pointer(delta[lane]), pointer(A[lane]), pointer(B[lane])
@@ -63,24 +94,25 @@ def outputs(
                 if save and step % SPAN == 0:
                     _copy(hidden, own, saved_, (sample * spans + step // SPAN) * dim * state + at, state)
                 dt0, drive0, sum0 = _load_step(
-                    u_, delta_, sums, row0, channel, dim, strides, b, d, delta_softplus, earlier, True
+                    u_, delta_, summed, row0, channel, dim, strides, b, d, delta_softplus, earlier, True
                 )
                 dt1, drive1, sum1 = _load_step(
-                    u_, delta_, sums, row1, channel, dim, strides, b, d, delta_softplus, earlier, left > 1
+                    u_, delta_, summed, row1, channel, dim, strides, b, d, delta_softplus, earlier, left > 1
                 )
                 dt2, drive2, sum2 = _load_step(
-                    u_, delta_, sums, row2, channel, dim, strides, b, d, delta_softplus, earlier, left > 2
+                    u_, delta_, summed, row2, channel, dim, strides, b, d, delta_softplus, earlier, left > 2
                 )
                 dt3, drive3, sum3 = _load_step(
-                    u_, delta_, sums, row3, channel, dim, strides, b, d, delta_softplus, earlier, left > 3
+                    u_, delta_, summed, row3, channel, dim, strides, b, d, delta_softplus, earlier, left > 3
                 )
-                for n in range(state):
-                    a, h = load(A_, at + n * WIDTH), load(hidden, own + n * WIDTH)
-                    h, sum0 = _advance(h, dt0, drive0, sum0, a, broadcast(B_, n0 + n), broadcast(C_, n0 + n))
-                    h, sum1 = _advance(h, dt1, drive1, sum1, a, broadcast(B_, n1 + n), broadcast(C_, n1 + n))
-                    h, sum2 = _advance(h, dt2, drive2, sum2, a, broadcast(B_, n2 + n), broadcast(C_, n2 + n))
-                    h, sum3 = _advance(h, dt3, drive3, sum3, a, broadcast(B_, n3 + n), broadcast(C_, n3 + n))
-                    store(hidden, own + n * WIDTH, h)
+                dt, drive, sums = (dt0, dt1, dt2, dt3), (drive0, drive1, drive2, drive3), (sum0, sum1, sum2, sum3)
+                decays = _decays(delta_, dt, load(A_, at))
+                for n in range(state - 1):
+                    sums = _advance(hidden, own + n * WIDTH, decays, drive, sums, B_, C_, (n0 + n, n1 + n, n2 + n, n3 + n))
+                    decays = _decays(delta_, dt, load(A_, at + (n + 1) * WIDTH))
+                n = state - 1
+                sums = _advance(hidden, own + n * WIDTH, decays, drive, sums, B_, C_, (n0 + n, n1 + n, n2 + n, n3 + n))
+                sum0, sum1, sum2, sum3 = sums
                 if left > 3:
                     _store_step(gate_, y_, output_, row3, channel, dim, strides[2], sum3, gated_now, save and gated)
                 if left > 2:
@@ -112,7 +144,7 @@ def _store_step(gate, y, output, row, channel, dim, gate_stride, sum_, gated, sa
         store(y, row * dim + channel, sum_)
     if gated:
         z = load(gate, row * gate_stride + channel)
-        sum_ = sum_ * z * sigmoid(z)
+        sum_ = sum_ * silu(z)
     store(output, row * dim + channel, sum_)
 
 
@@ -167,7 +199,7 @@ def _output_gradient(shared, row, channel, dim, strides, flags, there):
     dy = load(grad, row * dim + channel)
     if flags[2]:
         z = load(gate, row * strides[2] + channel)
-        dy = dy * z * sigmoid(z)
+        dy = dy * silu(z)
     if not there:
         dy = splat(np.float32(0))
     return dy

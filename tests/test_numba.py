@@ -188,6 +188,14 @@ class TestConvolution:
             assert grad.dtype == parameters
             assert_same(grad, right, 2e-2)
 
+    def test_silu_from_end_to_end(self):
+        """Nothing overflows; what is far below zero becomes nothing, and NaN stays."""
+        ends = torch.tensor([-1e30, -1e5, -200, -87, 87, 200, 1e5, 1e30, torch.nan])
+        x = torch.cat((torch.linspace(-86, 86, 1000), ends))[:, None, None].expand(-1, 1, 16)
+        [output] = convolve_directions(x, [torch.tensor([[0.0, 0.0, 0.0, 1.0]]).repeat(16, 1)], [], [False], "numba")
+        torch.testing.assert_close(output.double(), F.silu(x.double()), rtol=1e-6, atol=1e-6, equal_nan=True)
+        torch.testing.assert_close(output[:1000].double(), F.silu(x[:1000].double()), rtol=2e-6, atol=0)
+
     @pytest.mark.parametrize("dim", [3, 16])
     def test_is_a_well_formed_custom_operator(self, dim):
         x, *parameters = (torch.randn(*shape, requires_grad=True) for shape in ((2, 9, dim), (dim, 4), (dim,)))
@@ -215,6 +223,23 @@ class TestExponential:
         assert (exp2(x, np.float32(1)) < 2e-38).all() and (exp2(x, np.float32(1)) >= 0).all()
         assert (exp2(x, np.float32(1e6)) < 2e-38).all()
         assert np.isnan(exp2(np.full(1, np.nan, np.float32), np.float32(1))).all()
+
+    @pytest.mark.parametrize(("dtype", "most"), [(np.float32, 1e-5), (np.uint16, 1e-4)])
+    def test_exponent_of_a_decay(self, dtype, most):
+        """For bf16 it may be less exact, by much less than a time step is rounded: 2^-9."""
+        from modeling_videomamba import numba_vectors as vectors
+
+        @vectors.njit
+        def decays(like, x, y):
+            for i in range(0, len(x), vectors.WIDTH):
+                rate = vectors.splat(np.float32(1))
+                a = vectors.load(vectors.pointer(x), i)
+                vectors.store(vectors.pointer(y), i, vectors.decay(vectors.pointer(like), a, rate))
+
+        x = -np.geomspace(2e-2, 100, 4096, dtype=np.float32)
+        y = np.empty_like(x)
+        decays(np.empty(16, dtype), x, y)
+        assert np.abs(np.log2(y.astype(np.float64)) / x - 1).max() < most
 
     def compiled(self, name):
         from numba.extending import intrinsic
