@@ -39,6 +39,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _product(input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor | None = None) -> Tensor:
+    """By oneDNN, and into `output` if there is one."""
     if input.dtype == torch.float32:
         product = torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
         return product if output is None else output.copy_(product)
