@@ -140,6 +140,7 @@ class TestEveryStage:
         assert losses(half) == pytest.approx(losses(plain), rel=3e-2)
         assert losses(half) != losses(plain)
 
+    @pytest.mark.slow
     def test_two_processes_train_as_one_with_the_doubled_batch(self, stage, tmp_path):
         plain = {} if stage.main is masked_pretraining.main else {"mixup": 0, "cutmix": 0}
         one = stage.run(tmp_path / "one", lr_reference=8, **plain)
@@ -148,6 +149,7 @@ class TestEveryStage:
         assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=1e-5)
         assert_equal(weights(tmp_path / "two"), weights(one), rtol=0, atol=1e-6)
 
+    @pytest.mark.slow
     def test_a_killed_run_goes_on_to_the_same_weights(self, stage, tmp_path):
         """With everything that is random, in the middle of an epoch."""
         changes = {"num_train_epochs": 6, "per_device_train_batch_size": 2, "drop_path_rate": 0.5}

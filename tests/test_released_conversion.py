@@ -164,6 +164,7 @@ class TestDownload:
         assert "videomamba_m16_k400_f16_res224.pth does not exist" in process.stderr
         assert not (tmp_path / "model").exists()
 
+    @pytest.mark.slow
     def test_no_network(self, tmp_path):
         unreachable = {"HF_ENDPOINT": "http://127.0.0.1:9"}
         process = run_cli(tmp_path, "videomamba-m-k400", tmp_path / "model", environment=unreachable, expect=1)
@@ -190,6 +191,7 @@ class TestDownload:
 
 
 class TestKill:
+    @pytest.mark.slow
     def test_no_half_directory_whenever_it_is_killed(self, tmp_path):
         (tmp_path / "checkpoint.pth").write_bytes(official_file("image_sm_tiny_res224_in1k", tmp_path))
         command = [sys.executable, SCRIPT, tmp_path / "checkpoint.pth"]
