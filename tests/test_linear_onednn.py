@@ -104,10 +104,12 @@ class TestWhoTakesIt:
         with torch.no_grad():
             for dtype in (torch.bfloat16, torch.float64):
                 assert not takes_onednn(lambda dtype=dtype: linear(*(x.to(dtype) for x in tensors)))
-            with pytest.raises(RuntimeError, match="same dtype"):
-                linear(tensors[0], tensors[1].bfloat16())
             with torch.autocast("cpu", torch.bfloat16):
                 assert linear(*tensors).dtype == torch.bfloat16
+
+    def test_not_two_dtypes_which_are_an_error(self, tensors):
+        with torch.no_grad(), pytest.raises(RuntimeError, match="same dtype"):
+            linear(tensors[0], tensors[1].bfloat16())
 
     def test_not_where_it_is_turned_off(self, tensors):
         with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
