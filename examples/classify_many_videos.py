@@ -6,13 +6,14 @@
 The videos are those of a folder, at whatever depth, or of a list with a path or http(s) address in each line. The result is
 predictions.csv: the videos in their order, each once, with its five likeliest labels and their scores, the mean over
 `num_clips` times `num_crops` views; of a regressor, or where labels do not exclude each other, with the score of every label.
-What cannot be read has the reason in the column `error`.
+What cannot be read has the reason in the column `error`. A file name that is no UTF-8 is escaped.
 
 Every video is written down as soon as it is classified. Started again, on however many processes, the run leaves out what is
 done, and tries again what could not be read; the folder or list may have grown. The processes share the videos out before the
 first and wait for each other after the last; in between they know nothing of each other.
 """
 
+import csv
 import os
 import sys
 import time
@@ -24,11 +25,9 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-import datasets
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset
 from torch import Tensor
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.utils.data import DataLoader
@@ -41,7 +40,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 
 from examples.common.arguments import Help
 from examples.common.inference import classify_views, fingerprint_of, load_classifier
-from examples.common.media_lists import read_list, read_unlabelled_folder
+from examples.common.media_files import find_files, printable
+from examples.common.media_lists import read_list
 from examples.common.score_files import add_row, open_part, read_parts
 from examples.common.settings import check_settings
 from modeling_videomamba import VideoMambaConfig, scan_report
@@ -79,22 +79,25 @@ def list_videos(source: str, media_root: str | None) -> list[str]:
     path = Path(os.path.abspath(source))
     if not path.exists():
         raise FileNotFoundError(f"There is no folder or list {path}.")
-    root = os.path.abspath(media_root) if media_root else None
-    videos = read_unlabelled_folder(path) if path.is_dir() else read_list(path, root, labelled=False)
-    return list(dict.fromkeys(videos["video"]))
+    if not path.is_dir():
+        root = os.path.abspath(media_root) if media_root else None
+        return list(dict.fromkeys(read_list(path, root, labelled=False)["video"]))
+    if not (found := find_files(path, "video")):
+        raise ValueError(f"The folder {path} has no videos.")
+    return list(map(str, found))
 
 
 class VideosToDo(torch.utils.data.Dataset):
     """`(video, views)`, views `(views, frames, 3, height, width)`, or the reason why a video cannot be read."""
 
-    def __init__(self, videos: Dataset, read_views: Callable[[str], dict[str, Tensor]]):
+    def __init__(self, videos: list[str], read_views: Callable[[str], dict[str, Tensor]]):
         self.videos, self.read_views = videos, read_views
 
     def __len__(self) -> int:
         return len(self.videos)
 
     def __getitem__(self, i: int) -> tuple[str, Tensor | str]:
-        video = self.videos[i]["video"]
+        video = self.videos[i]
         try:
             return video, self.read_views(video)["pixel_values"]
         except (ValueError, OSError) as error:
@@ -135,14 +138,21 @@ def columns_of(scores: Tensor, config: VideoMambaConfig) -> dict[str, str | floa
     return columns
 
 
+def cell(value: str | float | None) -> str | None:
+    """A value as the table shows it."""
+    return f"{value:.6g}" if isinstance(value, float) else value and printable(value)
+
+
 def write_predictions(file: Path, videos: list[str], answers: dict[str, dict], errors: dict[str, dict]) -> None:
     """Writes the result, whole or not at all."""
     if lost := [video for video in videos if video not in answers and video not in errors]:
         raise ValueError(f"{file.parent} has no answer for {len(lost)} videos, such as {lost[0]}: start again.")
     rows = [{"video": video, "error": None} | answers.get(video, errors.get(video)) for video in videos]
-    names = dict.fromkeys(name for row in rows for name in row)
     unfinished = file.with_suffix(".tmp")
-    Dataset.from_dict({name: [row.get(name) for row in rows] for name in names}).to_csv(unfinished, float_format="%.6g")
+    with unfinished.open("w", encoding="utf-8", newline="") as table:
+        writer = csv.DictWriter(table, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
     unfinished.replace(file)
 
 
@@ -159,7 +169,6 @@ def make_plan(args: BulkArguments, output_dir: Path, settings: dict) -> tuple[li
 
 def classify_share(args: BulkArguments) -> None:
     """What each process does: its share of the videos, and the first one the result."""
-    datasets.disable_progress_bars()
     logging.disable_progress_bar()
     timeout = timedelta(days=365)  # a process waits for the slowest
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timeout)
@@ -187,10 +196,10 @@ def classify_share(args: BulkArguments) -> None:
         raise plan
     videos, to_do = plan
     state.print(f"{args.model}: {model.num_parameters():,} parameters, {scan_report(state.device)}")
-    state.print(f"{args.videos}: {len(videos)} videos, of which {len(videos) - len(to_do)} are done")
+    state.print(f"{printable(args.videos)}: {len(videos)} videos, of which {len(videos) - len(to_do)} are done")
 
     start = time.perf_counter()
-    share = Dataset.from_dict({"video": to_do}).shard(state.num_processes, state.process_index, contiguous=False)
+    share = to_do[state.process_index :: state.num_processes]
     views = {"num_clips": args.num_clips, "num_crops": args.num_crops, "num_frames": processor.num_frames}
     loader = DataLoader(
         VideosToDo(share, partial(processor, **views, return_tensors="pt")),

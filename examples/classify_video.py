@@ -24,7 +24,7 @@ from transformers.utils import logging
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs from a clone, installed or not
 
-from examples.common.media_files import SUFFIXES, find_files
+from examples.common.media_files import SUFFIXES, find_files, printable
 from modeling_videomamba import VideoMambaForVideoClassification, scan_report
 
 
@@ -116,11 +116,11 @@ def main() -> None:
             f"{f'{score:8.3f}' if is_regression else f'{score:6.1%}'}  {model.config.id2label[label]}"
             for score, label in zip(best.values.tolist(), best.indices.tolist())
         ]
-        tqdm.write("\n  ".join([f"\n{video}: {size}, {decoded}", *answers]))
+        tqdm.write("\n  ".join([f"\n{printable(video)}: {size}, {decoded}", *answers]))
         if args.picture and len(rows) < MOST_ROWS:
             clip = clips[args.num_crops // 2]  # the first one, its middle crop
             bars = [0.0] * len(answers) if is_regression else best.values.tolist()
-            rows.append((video, frame_strip(clip, processor.image_mean, processor.image_std), answers, bars))
+            rows.append((printable(video), frame_strip(clip, processor.image_mean, processor.image_std), answers, bars))
     if rows:
         draw_answers(rows).savefig(args.picture, dpi=100)
     sys.exit(1 if unreadable else 0)

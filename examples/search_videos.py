@@ -40,7 +40,7 @@ from examples.classify_many_videos import batches_by_shape
 from examples.common.answer_picture import frame_strip
 from examples.common.arguments import Help
 from examples.common.captions import CaptionTokenizer, clean_caption
-from examples.common.media_files import find_files
+from examples.common.media_files import find_files, printable
 from examples.common.models import locate_files
 from examples.common.video_index import VideoIndex, fingerprint_of_directory, stamp
 from modeling_videomamba import (
@@ -150,9 +150,9 @@ def index_videos(args: argparse.Namespace) -> None:
         print(f"{args.model}: {model.num_parameters():,} parameters, {scan_report(args.device)}")
     for name in gone:
         del index.videos[name]
-        print(f"{index.path_of(name)} is gone, and is no longer in the index")
+        print(f"{printable(index.path_of(name))} is gone, and is no longer in the index")
     index.save()
-    print(f"{args.videos}: {len(found)} videos, of which {len(found) - len(to_do)} are done")
+    print(f"{printable(args.videos)}: {len(found)} videos, of which {len(found) - len(to_do)} are done")
     if to_do:
         start = time.perf_counter()
         update_index(index, {name: found[name] for name in to_do}, model, processor, args)
@@ -248,9 +248,9 @@ def answer(searcher: Searcher, sentence: str, args: argparse.Namespace) -> None:
     results = searcher.search(sentence, args.top, args.rerank)
     scores = [f"{f.cosine:6.3f}" + ("" if f.match is None else f"  match {f.match:6.2f}") for f in results]
     for place, (result, score) in enumerate(zip(results, scores), start=1):
-        print(f"{place:3}. {score}  {result.video}")
+        print(f"{place:3}. {score}  {printable(result.video)}")
     if args.picture and results:
-        names = [shorten(os.path.basename(result.video)) for result in results]
+        names = [shorten(printable(os.path.basename(result.video))) for result in results]
         captions = [f"{place}.  {score}   {name}" for place, (score, name) in enumerate(zip(scores, names), start=1)]
         strips = [read_strip(result.video, searcher.processor) for result in results]
         contact_sheet(captions, strips).save(args.picture)

@@ -113,6 +113,23 @@ class TestTheTable:
         assert [float(row[f"score_LABEL_{i}"]) for i in range(7)] == pytest.approx(expected.tolist(), rel=1e-4)
 
 
+class TestNames:
+    def test_one_that_is_no_utf8_is_classified_and_escaped_in_the_table(self, videos, model, tmp_path, capsys):
+        shutil.copy(videos / "0.gif", os.fsencode(videos) + b"/caf\xe9.gif")
+        rows = {Path(row["video"]).name: row for row in classify(model, videos, tmp_path / "out")}
+        assert rows["caf\\udce9.gif"] | {"video": ""} == rows["0.gif"] | {"video": ""}
+        assert rows["0.gif"]["label_1"]
+
+        capsys.readouterr()
+        assert len(classify(model, videos, tmp_path / "out")) == 6
+        assert "6 videos, of which 6 are done" in capsys.readouterr().out
+
+    def test_one_that_is_no_utf8_may_have_an_error(self, videos, model, tmp_path):
+        (videos / "caf\udce9.gif").write_text("no video")
+        [row] = [row for row in classify(model, videos, tmp_path / "out") if row["error"]]
+        assert row["error"].startswith(f"Cannot decode the video {videos}/caf\\udce9.gif")
+
+
 class TestLists:
     def test_a_list_has_paths_and_addresses_and_what_cannot_be_read_has_its_reason(self, videos, model, tmp_path, capsys):
         (tmp_path / "text.mp4").write_text("no video")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -268,6 +269,13 @@ class TestWhatIsWrong:
         results = evaluate(model, with_a_bad_one, tmp_path / "out")
         assert (results["num_videos"], results["unreadable_videos"]) == (7, [])
         assert not (tmp_path / "out/unreadable_files.txt").exists()
+
+    def test_a_name_that_is_no_utf8_counts_as_unreadable(self, videos, model, tmp_path):
+        shutil.copytree(videos, tmp_path / "videos")
+        shutil.copy(videos / "test/long/long0.gif", tmp_path / "videos/test/long/caf\udce9.gif")
+        results = evaluate(model, tmp_path / "videos", tmp_path / "out")
+        assert results["unreadable_videos"] == [f"{tmp_path}/videos/test/long/caf\\udce9.gif"]
+        assert results["num_videos"] == 6
 
     def test_strict_stops_at_it(self, model, with_a_bad_one, tmp_path):
         with pytest.raises(ValueError, match=r"Cannot read .*bad.gif"):

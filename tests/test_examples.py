@@ -1,5 +1,6 @@
 """The example scripts, run as a person runs them."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,15 @@ def test_classify_video_searches_folders_and_draws_what_it_saw(tmp_path):
     assert named == [f"{tmp_path}/videos/b.MP4", f"{tmp_path}/videos/jumps/a.mkv", CLIP]
     assert "3/3" in process.stderr  # a progress bar
     assert Image.open(picture).height > 3 * 100  # a row for each
+
+
+def test_classify_video_prints_and_draws_a_name_that_is_no_utf8_escaped(tmp_path, monkeypatch, capsys):
+    shutil.copy(ROOT / CLIP, tmp_path / "caf\udce9.mp4")
+    monkeypatch.setattr(sys, "argv", ["classify_video.py", str(tmp_path), "--picture", str(tmp_path / "answers.png")])
+    with pytest.raises(SystemExit, match="0"):
+        classify_video.main()
+    assert f"{tmp_path}/caf\\udce9.mp4: 32 frames" in capsys.readouterr().out
+    assert (tmp_path / "answers.png").exists()
 
 
 def test_classify_video_says_that_a_folder_is_empty(tmp_path, monkeypatch, capsys):

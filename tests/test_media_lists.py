@@ -62,6 +62,13 @@ class TestClassFolders:
         make_files(tmp_path, f"{name}/run/a.mp4")
         assert rows_of(load_media(str(tmp_path), split), tmp_path) == [(f"{name}/run/a.mp4", 0)]
 
+    def test_a_name_that_is_no_utf8_is_escaped(self, tmp_path):
+        """What opens it finds no such file, counts and names it: a table cannot hold the name as it is."""
+        make_files(tmp_path, "run/caf\udce9.mp4", "run/a.mp4")
+        assert rows_of(load_media(str(tmp_path), "train"), tmp_path) == [("run/a.mp4", 0), ("run/caf\\udce9.mp4", 0)]
+        unlabelled = load_media(str(tmp_path), "train", labelled=False)
+        assert unlabelled["video"][:] == [f"{tmp_path}/run/a.mp4", f"{tmp_path}/run/caf\\udce9.mp4"]
+
     def test_an_empty_class_folder_is_named(self, tmp_path):
         make_files(tmp_path, "jump/readme.txt", "run/a.mp4")
         with pytest.raises(ValueError, match=f"The class folder {tmp_path}/jump has no videos .*mp4"):

@@ -304,6 +304,15 @@ class TestSearch:
         assert printed(output.out)[0][0] == max(by_cosine[1:3], key=lambda path: scores[path][1])
         assert f"left out: No such video file: {by_cosine[0]}" in output.err
 
+    def test_a_name_that_is_no_utf8_is_printed_escaped(self, index, videos, model, tmp_path, capsys):
+        (videos / "0.gif").rename(videos / "caf\udce9.gif")
+        index_videos(videos, model, index)
+        search(index, SENTENCE, "--picture", tmp_path / "best.png")
+        assert f"{videos}/caf\\udce9.gif" in [path for path, _ in printed(capsys.readouterr().out)]
+        (videos / "caf\udce9.gif").unlink()
+        index_videos(videos, model, index)
+        assert f"{videos}/caf\\udce9.gif is gone" in capsys.readouterr().out
+
     def test_a_long_sentence_is_cut_and_it_says_so_once(self, index, capsys):
         search(index, SENTENCE, "--max_length", 6, "--rerank", 2)
         output = capsys.readouterr()

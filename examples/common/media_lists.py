@@ -13,7 +13,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, Value, Video
 
 from .frame_sampling import lvu_windows
-from .media_files import SUFFIXES, Media, find_files
+from .media_files import SUFFIXES, Media, find_files, printable
 
 
 HEADERS = {"label", "labels", "class", "class_id", "category"}  # what the second field of a header says
@@ -97,7 +97,7 @@ def read_class_folders(folder: Path, media: Media = "video") -> Dataset:
         found = find_files(folder / name, media)
         if not found:
             raise ValueError(f"The class folder {folder / name} has no {media}s ({', '.join(sorted(SUFFIXES[media]))}).")
-        paths += map(str, found)
+        paths += _names_in_table(found)
         labels += [label] * len(found)
     features = Features({media: Value("string"), "label": ClassLabel(names=classes)})
     return Dataset.from_dict({media: paths, "label": labels}, features)
@@ -108,7 +108,7 @@ def read_unlabelled_folder(folder: Path, media: Media = "video") -> Dataset:
     found = find_files(folder, media)
     if not found:
         raise ValueError(f"The folder {folder} has no {media}s ({', '.join(sorted(SUFFIXES[media]))}).")
-    return Dataset.from_dict({media: list(map(str, found))})
+    return Dataset.from_dict({media: _names_in_table(found)})
 
 
 def read_list(path: Path, root: str | None = None, media: Media = "video", labelled: bool = True) -> Dataset:
@@ -249,6 +249,11 @@ def name_of(row: dict) -> str:
     """What a message calls a row's video or image."""
     source = source_of(row)
     return source if isinstance(source, str) else source.get("path") or f"<{len(source['bytes'])} bytes>"
+
+
+def _names_in_table(files: list[Path]) -> list[str]:
+    """Paths as a table can hold them: a name that is no UTF-8 becomes one that no file has, so it counts as unreadable."""
+    return [printable(str(file)) for file in files]
 
 
 def _load_hub(name: str, split: str, config: str | None, media: Media, labelled: bool) -> Dataset | None:
