@@ -198,6 +198,67 @@ class TestLists:
             assert rows_of(load_media(str(tmp_path / "list.csv"), split), tmp_path) == [("a.mp4", 1)]
 
 
+class TestListsWithoutLabels:
+    @pytest.fixture
+    def load(self, tmp_path):
+        """Writes a list beside some videos; its videos, as they are in it."""
+        make_files(tmp_path, "a.mp4", "#1.mp4", "my old video.wmv", "frames/1/img_00001.jpg")
+
+        def load(*lines) -> list[str]:
+            (tmp_path / "list.txt").write_text("\n".join(lines), encoding="utf-8")
+            return [name.removeprefix(f"{tmp_path}/") for name in read_list(tmp_path / "list.txt", labelled=False)["video"]]
+
+        return load
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "comma, name.mp4",
+            "a, b, c, d.mp4",
+            "sub dir/c d.mp4",
+            'a "quote".mp4',
+            "my old video.wmv",  # no suffix that is known, but there is such a file
+            "another old video.wmv",  # and here there is none
+            "http://h/v.mp4?x=1,2",
+            "http://h/a b?id=3",
+            "https://h/" + "x" * 300,
+        ],
+    )
+    def test_a_path_or_address_is_a_whole_line(self, load, path):
+        assert load(path, "a.mp4") == [path, "a.mp4"]
+        assert load("a.mp4", path) == ["a.mp4", path]
+
+    def test_quotes_may_be_around_it(self, load):
+        assert load("a.mp4", '"comma, name.mp4"') == ["a.mp4", "comma, name.mp4"]
+
+    @pytest.mark.parametrize("comment", ["# my videos, all of them", "#", "  # old ones", "#gone.mp4"])
+    def test_comments_are_left_out(self, load, comment):
+        assert load(comment, "a.mp4", comment, "#1.mp4") == ["a.mp4", "#1.mp4"]
+
+    @pytest.mark.parametrize("header", ["path", "Video", "path,label", "path label"])
+    def test_a_header_is_left_out(self, load, header):
+        assert load("# mine", header, "a.mp4") == ["a.mp4"]
+
+    @pytest.mark.parametrize("lines", [["a.mp4,1", "one two.mp4,run", "http://h/v.mp4,2"], ["a.mp4 1", "frames/1 30 5"]])
+    def test_the_labels_of_a_labelled_list_are_no_part_of_its_paths(self, load, lines):
+        expected = [line.split(",")[0] if "," in line else line.split()[0] for line in lines]
+        assert load(*lines) == expected
+        separator = "," if "," in lines[0] else " "
+        assert load(separator.join(["path", "label"]), *lines) == expected
+
+    def test_nothing_but_comments_is_an_empty_list(self, load, tmp_path):
+        with pytest.raises(ValueError, match=f"The list {tmp_path}/list.txt is empty"):
+            load("# a.mp4")
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_list_that_is_no_utf8_is_named(tmp_path, encoding, labelled):
+    (tmp_path / "list.txt").write_text("café.mp4 1", encoding=encoding)
+    with pytest.raises(ValueError, match=f"The list {tmp_path}/list.txt is no text in UTF-8: .* can't decode byte"):
+        read_list(tmp_path / "list.txt", labelled=labelled)
+
+
 class TestWindows:
     def test_a_row_a_window(self, tmp_path):
         make_files(tmp_path, "a.mp4", "b.mp4")

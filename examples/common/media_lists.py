@@ -6,6 +6,7 @@ trained.
 """
 
 import csv
+import os
 from pathlib import Path
 
 import datasets
@@ -115,15 +116,13 @@ def read_list(path: Path, root: str | None = None, media: Media = "video", label
     """Videos or images from a list as the official code takes it, separated by commas or spaces.
 
     A line is `path label`, `path label seconds`, or `folder num_frames label` for a folder with one picture a frame; without
-    labels, just `path`. A first line whose second field is `label`, `class` or the like is a header. Labels are class ids,
-    class names, or values to regress. The path of a video may be an http(s) address.
+    labels, just `path`, see [`_path_and_more`]. A first line whose second field is `label`, `class` or the like is a header.
+    Labels are class ids, class names, or values to regress. The path of a video may be an http(s) address.
+
+    Without labels, lines that begin with `#` and a header that is just `path` or `video` are left out.
     """
     start = Path(root) if root is not None else path.parent
-    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    separated_by_commas = bool(lines) and "," in lines[0]
-    rows = list(csv.reader(lines)) if separated_by_commas else [_split_at_spaces(line, start, media) for line in lines]
-    if rows and len(rows[0]) > 1 and rows[0][1].strip().lower() in HEADERS:
-        rows = rows[1:]
+    rows = _rows_of(path, start, media, labelled)
     if not rows:
         raise ValueError(f"The list {path} is empty.")
 
@@ -152,7 +151,7 @@ def read_list(path: Path, root: str | None = None, media: Media = "video", label
     if not labelled:
         del columns["label"]
 
-    missing = [file for file in columns[media] if not _is_address(file) and not Path(file).exists()]
+    missing = [file for file in columns[media] if not _is_address(file) and not os.path.exists(file)]
     if len(missing) == len(rows):
         raise FileNotFoundError(
             f"None of the {len(rows)} {media}s in {path} exists, the first is {missing[0]}. Relative paths start from "
@@ -305,13 +304,44 @@ def _is_address(path: str) -> bool:
     return path.startswith(("http://", "https://"))
 
 
+def _rows_of(path: Path, root: Path, media: Media, labelled: bool) -> list[list[str]]:
+    """The fields of all lines of a list, without its header."""
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The list {path} is no text in UTF-8: {error}.") from error
+    if not labelled:
+        lines = [line for line in map(str.strip, lines) if not line.startswith("#") or os.path.exists(root / line)]
+        if lines and lines[0].lower() in ("path", media):
+            lines = lines[1:]
+    separated_by_commas = bool(lines) and "," in lines[0]
+    rows = list(csv.reader(lines)) if separated_by_commas else [_split_at_spaces(line, root, media) for line in lines]
+    if rows and len(rows[0]) > 1 and rows[0][1].strip().lower() in HEADERS:
+        return rows[1:]
+    return rows if labelled else [_path_and_more(line, root, media) for line in lines]
+
+
+def _path_and_more(line: str, root: Path, media: Media) -> list[str]:
+    """The line as a path or address, unless it has a label or more after one, as a labelled list does without a header."""
+
+    def is_path(text: str) -> bool:
+        return Path(text).suffix.lower() in SUFFIXES[media] or os.path.exists(root / text)
+
+    if is_path(line):
+        return [line]
+    for fields in (next(csv.reader([line])), _split_at_spaces(line, root, media)):
+        if (first := fields[0].strip()) and is_path(first):
+            return fields
+    return [line]
+
+
 def _split_at_spaces(line: str, root: Path, media: Media) -> list[str]:
     """Fields of a line whose path may itself hold spaces."""
     if Path(line).suffix.lower() in SUFFIXES[media]:
         return [line]
     three = line.rsplit(maxsplit=2)
     two = line.rsplit(maxsplit=1)
-    is_two = len(three) < 3 or Path(two[0]).suffix.lower() in SUFFIXES[media] or (root / two[0]).exists()
+    is_two = len(three) < 3 or Path(two[0]).suffix.lower() in SUFFIXES[media] or os.path.exists(root / two[0])
     return two if is_two else three
 
 
