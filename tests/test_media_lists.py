@@ -6,6 +6,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, Video
 
 from examples.common.clips import read_frames
+from examples.common.media_files import find_files
 from examples.common.media_lists import (
     SPLIT_NAMES,
     cut_into_windows,
@@ -31,6 +32,35 @@ def make_files(folder, *names):
 
 def rows_of(videos, folder) -> list[tuple]:
     return [(row["video"].removeprefix(f"{folder}/"), row["label"]) for row in videos]
+
+
+class TestFindingFiles:
+    def found(self, folder) -> list[str]:
+        return [str(path.relative_to(folder)) for path in find_files(folder, "video")]
+
+    def test_at_whatever_depth_in_order_without_hidden_ones(self, tmp_path):
+        make_files(tmp_path, "b/c/2.mp4", "b/1.MKV", "a.mp4", "notes.txt", ".git/c.mp4", "b/.c.mp4")
+        assert self.found(tmp_path) == ["a.mp4", "b/1.MKV", "b/c/2.mp4"]
+
+    def test_links_are_followed(self, tmp_path):
+        make_files(tmp_path, "elsewhere/deep/1.mp4", "videos/a.mp4")
+        (tmp_path / "videos/link").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "videos/b.mp4").symlink_to(tmp_path / "videos/a.mp4")
+        (tmp_path / "all").symlink_to(tmp_path / "videos")
+        assert self.found(tmp_path / "videos") == self.found(tmp_path / "all") == ["a.mp4", "b.mp4", "link/deep/1.mp4"]
+
+    def test_links_in_a_circle_end_and_no_folder_is_searched_twice(self, tmp_path):
+        make_files(tmp_path, "videos/z/1.mp4", "elsewhere/2.mp4")
+        (tmp_path / "videos/a").symlink_to(tmp_path / "videos/z")
+        (tmp_path / "videos/z/up").symlink_to(tmp_path / "videos")
+        (tmp_path / "videos/z/link").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere/back").symlink_to(tmp_path / "videos/z")
+        (tmp_path / "videos/z/self").symlink_to("self")
+        assert self.found(tmp_path / "videos") == ["z/1.mp4", "z/link/2.mp4"]
+
+    def test_a_folder_is_no_video(self, tmp_path):
+        make_files(tmp_path, "dir.mp4/1.mp4")
+        assert self.found(tmp_path) == ["dir.mp4/1.mp4"]
 
 
 class TestClassFolders:

@@ -1,5 +1,6 @@
 """Video and image files of a folder."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +14,21 @@ SUFFIXES = {
 
 
 def find_files(folder: Path, media: Media) -> list[Path]:
-    """The videos or images in a folder and the folders in it, in order, without hidden ones, whose names start with a dot."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES[media])
-    return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    """The videos or images in a folder and the folders in it, in order, without hidden ones, whose names start with a dot.
+
+    Links to folders are followed. A folder is searched once, however many links lead to it, and by its own path if it has one.
+    """
+    found, searched, starts = [], set(), [folder]
+    for start in starts:  # grows by the links
+        for parent, folders, files in os.walk(start):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            if (place := os.path.realpath(parent)) in searched:
+                folders.clear()
+                continue
+            searched.add(place)
+            starts += [path for name in folders if (path := Path(parent, name)).is_symlink()]
+            found += [Path(parent, name) for name in files if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES[media])
 
 
 def printable(name: str) -> str:
