@@ -160,7 +160,7 @@ def make_plan(args: BulkArguments, output_dir: Path, settings: dict) -> tuple[li
     """All videos, and those that are to be done."""
     videos = list_videos(args.videos, args.media_root)
     output_dir.mkdir(parents=True, exist_ok=True)
-    check_settings(output_dir / "settings.json", settings)
+    check_settings(output_dir / "settings.json", settings, {"model": args.model})
     for file in output_dir.glob("errors-*.jsonl"):
         file.unlink()  # they are tried again
     done = read_parts(output_dir, "video")
@@ -178,8 +178,7 @@ def classify_share(args: BulkArguments) -> None:
 
     output_dir, plan = Path(args.output_dir), [None]
     if state.is_main_process:  # the only one to look: a folder that grows is not the same to all
-        settings = {
-            "model": args.model,
+        settings = {  # the model is the same if its fingerprint is, whatever it is called
             "model_fingerprint": fingerprint_of(model, processor),
             "videos": os.path.abspath(args.videos),
             "num_frames": processor.num_frames,

@@ -165,8 +165,7 @@ def main(argv: list[str] | None = None) -> None:
     samples = list_samples(videos, labels)
     group(samples, data_args.merge)  # an error now, rather than in the end
 
-    settings = {
-        "model": args.model,
+    settings = {  # the model is the same if its fingerprint is, whatever it is called
         "model_fingerprint": fingerprint_of(model, processor),
         "data": data_args.data,
         "data_config": data_args.data_config,
@@ -187,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
     unreadable = UnreadableFiles(output_dir / "unreadable_files.txt", data_args.strict)
     with state.main_process_first():
         output_dir.mkdir(parents=True, exist_ok=True)
-        check_settings(output_dir / "settings.json", settings)
+        check_settings(output_dir / "settings.json", settings, {"model": args.model})
         if state.is_main_process:
             unreadable.file.unlink(missing_ok=True)  # they are tried again
     done = read_parts(output_dir, "index")
@@ -221,7 +220,7 @@ def main(argv: list[str] | None = None) -> None:
     state.wait_for_everyone()
     if state.is_main_process:
         dataset_name = args.dataset_name or Path(data_args.data).resolve().name
-        settings |= {"merge": data_args.merge, "dataset_name": dataset_name}
+        settings = {"model": args.model} | settings | {"merge": data_args.merge, "dataset_name": dataset_name}
         results = write_results(output_dir, samples, read_parts(output_dir, "index"), model, settings)
         if args.update_card:
             update_card(Path(args.model) / "README.md", results)

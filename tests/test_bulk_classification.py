@@ -231,6 +231,15 @@ class TestGoingOn:
         with pytest.raises(ValueError, match=r"model_fingerprint was \w+ and is"):
             classify(other, videos, tmp_path / "out")
 
+    def test_the_same_model_may_be_called_otherwise(self, videos, model, tmp_path, monkeypatch, capsys):
+        rows = classify(model, videos, tmp_path / "out")
+        assert json.loads((tmp_path / "out/settings.json").read_text())["model"] == str(model)
+        monkeypatch.chdir(model.parent)
+        for name in (model.name, f"{model.name}/"):
+            capsys.readouterr()
+            assert classify(name, videos, tmp_path / "out") == rows
+            assert "5 videos, of which 5 are done" in capsys.readouterr().out
+
 
 class TestProcesses:
     def test_two_processes_have_a_half_each_and_give_the_same_table(self, videos, model, tmp_path, monkeypatch):

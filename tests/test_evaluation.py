@@ -355,6 +355,13 @@ class TestInterruptions:
         assert results["num_videos"] == 6
         assert np.array_equal(scores_in(tmp_path / "out"), scores_in(tmp_path / "whole"))
 
+    def test_the_same_model_may_be_called_otherwise(self, videos, model, tmp_path, monkeypatch, capsys):
+        evaluate(model, videos, tmp_path / "out")
+        assert json.loads((tmp_path / "out/settings.json").read_text())["model"] == str(model)
+        monkeypatch.chdir(model.parent)
+        assert evaluate(f"{model.name}/", videos, tmp_path / "out")["model"] == f"{model.name}/"
+        assert "6 videos or windows, of which 6 are done" in capsys.readouterr().out
+
     def test_processes_share_the_videos_and_one_goes_on_alone(self, videos, model, tmp_path, capsys):
         write_list(tmp_path / "list.csv", videos)
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT)]

@@ -31,15 +31,17 @@ def settings_of(*arguments) -> dict:
     return settings
 
 
-def check_settings(file: Path, settings: dict) -> None:
+def check_settings(file: Path, settings: dict, notes: dict | None = None) -> None:
     """Writes the settings, or compares them with those of the results that are already there.
+
+    `notes` are written beside them for people to read, and never compared.
 
     Raises:
         ValueError: naming the settings that differ.
     """
     if not file.exists():
         unfinished = file.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+        unfinished.write_text(json.dumps((notes or {}) | settings, indent=2), encoding="utf-8")
         unfinished.replace(file)
     compare_settings(file, settings)
 
