@@ -39,6 +39,7 @@ from transformers.utils import logging
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from examples.common.arguments import Help
+from examples.common.checks import require_at_least_one
 from examples.common.inference import classify_views, fingerprint_of, load_classifier
 from examples.common.media_files import find_files, printable
 from examples.common.media_lists import read_list
@@ -72,6 +73,9 @@ class BulkArguments:
     num_clips: int = field(default=1, metadata={"help": "clips over the video whose scores are averaged"})
     num_crops: int = field(default=1, metadata={"help": "crops along the longer side whose scores are averaged"})
     bf16: bool = field(default=False, metadata={"help": "autocast to bfloat16"})
+
+    def __post_init__(self) -> None:
+        require_at_least_one(self, "num_processes", "batch_size", "num_frames", "num_clips", "num_crops")
 
 
 def list_videos(source: str, media_root: str | None) -> list[str]:

@@ -24,6 +24,7 @@ from transformers.utils import logging
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs from a clone, installed or not
 
+from examples.common.checks import require_at_least_one
 from examples.common.media_files import SUFFIXES, find_files, printable
 from modeling_videomamba import VideoMambaForVideoClassification, scan_report
 
@@ -77,6 +78,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.disable_progress_bar()
     try:
+        require_at_least_one(args, "num_frames", "num_clips", "num_crops")
         videos = list_videos(args.videos)
     except ValueError as error:
         parser.error(str(error))

@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 
 from examples.common.arguments import Help
 from examples.common.captions import PROTOCOLS, CaptionedFile, CaptionTokenizer, Protocol, load_captions
+from examples.common.checks import require_at_least_one
 from examples.common.clips import UnreadableFiles
 from examples.common.models import locate
 from examples.common.retrieval import (
@@ -82,9 +83,7 @@ class RetrievalArguments:
     )
 
     def __post_init__(self) -> None:
-        for name in ("top_k", "batch_size", "num_frames", "max_text_length"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}.")
+        require_at_least_one(self, "top_k", "batch_size", "num_frames", "max_text_length")
         if self.device == "auto":
             self.device = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 
 from examples.common.arguments import DataArguments, parse_arguments
 from examples.common.card_results import results_card, update_card
+from examples.common.checks import require_at_least_one
 from examples.common.clips import UNREADABLE_LABEL, EvaluationViews, UnreadableFiles, drawn_from
 from examples.common.confusion_matrix import draw_confusion_matrix
 from examples.common.frame_sampling import FRAME_SAMPLINGS
@@ -68,6 +69,9 @@ class EvaluationArguments:
         default=None, metadata={"help": "what the model card calls the data (default: --data's name)"}
     )
     update_card: bool = field(default=False, metadata={"help": "put the results into the README.md of the model's directory"})
+
+    def __post_init__(self) -> None:
+        require_at_least_one(self, "num_frames", "batch_size")
 
 
 def load_split(args: DataArguments, split: str | None) -> tuple[Dataset, str]:

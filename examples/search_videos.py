@@ -40,6 +40,7 @@ from examples.classify_many_videos import batches_by_shape
 from examples.common.answer_picture import frame_strip
 from examples.common.arguments import Help
 from examples.common.captions import CaptionTokenizer, clean_caption
+from examples.common.checks import require_at_least_one
 from examples.common.media_files import find_files, printable
 from examples.common.models import locate_files
 from examples.common.video_index import VideoIndex, fingerprint_of_directory, stamp
@@ -137,6 +138,7 @@ def update_index(
 
 
 def index_videos(args: argparse.Namespace) -> None:
+    require_at_least_one(args, "batch_size")
     folder = os.path.abspath(args.videos)
     found = {str(path.relative_to(folder)): stamp(path) for path in find_files(Path(folder), "video")}
     if not found:

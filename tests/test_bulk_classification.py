@@ -162,6 +162,14 @@ class TestLists:
         rows = classify(model, tmp_path / "val.csv", tmp_path / "out", media_root=os.path.relpath(videos))
         assert [row["video"] for row in rows] == [str(videos / "more/3.gif"), str(videos / "0.gif")]
 
+
+class TestWhatIsWrong:
+    @pytest.mark.parametrize("name", ["num_clips", "num_crops", "num_frames", "batch_size", "num_processes"])
+    def test_none_of_something_is_an_error_before_anything_is_written(self, videos, model, tmp_path, name):
+        with pytest.raises(ValueError, match=f"--{name} must be at least 1, got 0"):
+            classify(model, videos, tmp_path / "out", **{name: 0})
+        assert not (tmp_path / "out").exists()
+
     def test_nothing_to_classify_is_an_error(self, model, tmp_path):
         (tmp_path / "empty").mkdir()
         with pytest.raises(ValueError, match="has no videos"):

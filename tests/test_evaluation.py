@@ -287,6 +287,12 @@ class TestWhatIsWrong:
         with pytest.raises(ValueError, match="None of the 1 videos could be read"):
             evaluate(model, tmp_path / "list.csv", tmp_path / "out")
 
+    @pytest.mark.parametrize("name", ["num_clips", "num_crops", "num_frames", "batch_size"])
+    def test_none_of_something(self, videos, model, tmp_path, name):
+        with pytest.raises(ValueError, match=f"--{name} must be at least 1, got 0"):
+            evaluate(model, videos, tmp_path / "out", **{name: 0})
+        assert not (tmp_path / "out").exists()
+
     def test_a_label_that_the_head_does_not_have(self, videos, model, tmp_path):
         write_list(tmp_path / "list.csv", videos, label="very {name}")
         with pytest.raises(ValueError, match="head of 7 does not have: 'very long', 'very short'"):

@@ -80,6 +80,14 @@ def test_classify_video_says_that_a_folder_is_empty(tmp_path, monkeypatch, capsy
     assert f"error: the folder {tmp_path} has no videos (.avi, " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["frames", "num-frames", "num-clips", "num-crops"])
+def test_classify_video_needs_at_least_one_of_everything(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["classify_video.py", CLIP, f"--{name}", "0"])
+    with pytest.raises(SystemExit, match="2"):
+        classify_video.main()
+    assert "must be at least 1, got 0" in capsys.readouterr().err
+
+
 def test_the_picture_shows_frames_and_answers():
     clip = (torch.tensor([0.0, 0.25, 0.75]) - 0.5)[:, None, None, None].expand(3, 3, 2, 2) / 0.2  # grey, normalised
     strip = frame_strip(clip, mean=[0.5] * 3, std=[0.2] * 3)

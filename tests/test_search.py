@@ -274,6 +274,11 @@ class TestRefusals:
             index_videos(videos, tmp_path, tmp_path / "index")
         assert not (tmp_path / "index").exists()
 
+    def test_batches_of_nothing(self, videos, model, tmp_path):
+        with pytest.raises(SystemExit, match="--batch_size must be at least 1, got 0"):
+            index_videos(videos, model, tmp_path / "index", "--batch_size", 0)
+        assert not (tmp_path / "index").exists()
+
     @pytest.mark.parametrize("sentence", ["", "  ", "?!"])
     def test_an_empty_sentence(self, index, sentence):
         with pytest.raises(SystemExit, match="The sentence is empty"):

@@ -15,6 +15,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from .checks import require_at_least_one
 from .masking import MaskType
 from .media_files import Media
 from .optimization import LayerDecayMode
@@ -76,6 +77,9 @@ class DataArguments(MediaArguments):
         "only the first counts, as in the reference (Breakfast's cameras, LVU's windows)",
     )
 
+    def __post_init__(self) -> None:
+        require_at_least_one(self, "num_clips", "num_crops")
+
 
 @dataclass
 class PretrainingDataArguments(MediaArguments):
@@ -104,8 +108,7 @@ class AugmentationArguments:
     label_smoothing: float = _option(0.1, "probability mass spread over all labels")
 
     def __post_init__(self) -> None:
-        if self.repeated_augmentation < 1:
-            raise ValueError(f"--repeated_augmentation must be at least 1, got {self.repeated_augmentation}.")
+        require_at_least_one(self, "repeated_augmentation")
 
 
 @dataclass
