@@ -24,7 +24,7 @@ from transformers.utils import logging
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs from a clone, installed or not
 
-from examples.common.checks import require_at_least_one
+from examples.common.checks import check_picture, require_at_least_one
 from examples.common.media_files import SUFFIXES, find_files, printable
 from modeling_videomamba import VideoMambaForVideoClassification, scan_report
 
@@ -84,9 +84,13 @@ def main() -> None:
         parser.error(str(error))
     if args.picture:
         try:
-            from examples.common.answer_picture import draw_answers, frame_strip
+            from examples.common.answer_picture import draw_answers, frame_strip, picture_suffixes
+
+            check_picture(args.picture, picture_suffixes())
         except ImportError as error:
             parser.error(f"--picture: {error}. It comes with `pip install '.[train]'`.")
+        except ValueError as error:
+            parser.error(str(error))
 
     dtype = torch.bfloat16 if args.bf16 else torch.float32
     model = AutoModelForVideoClassification.from_pretrained(args.model, dtype=dtype).to(args.device).eval()

@@ -40,7 +40,7 @@ from examples.classify_many_videos import batches_by_shape
 from examples.common.answer_picture import frame_strip
 from examples.common.arguments import Help
 from examples.common.captions import CaptionTokenizer, clean_caption
-from examples.common.checks import require_at_least_one
+from examples.common.checks import check_picture, require_at_least_one
 from examples.common.media_files import find_files, printable
 from examples.common.models import locate_files
 from examples.common.video_index import VideoIndex, fingerprint_of_directory, stamp
@@ -271,8 +271,8 @@ def sentences_from_stdin() -> Iterator[str]:
 
 
 def search_videos(args: argparse.Namespace) -> None:
-    if args.picture and Path(args.picture).suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"--picture {args.picture}: there is no such kind of picture, take .jpg or .png.")
+    if args.picture:
+        check_picture(args.picture, {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.SAVE})
     if args.top < 1 or args.rerank < 0:
         raise ValueError(f"--top must be at least 1, and --rerank 0, got {args.top} and {args.rerank}.")
     index = VideoIndex.read(Path(args.index))

@@ -436,6 +436,12 @@ class TestConfusionMatrix:
         assert {text.get_position(): text.get_text() for text in axes.texts} == {(0, 0): "1", (1, 0): "1", (1, 1): "3"}
         assert axes.get_title() == "4 of 5 videos right"
 
+    @pytest.mark.parametrize("num_classes", [2, 40])
+    def test_dollars_are_no_formulas(self, num_classes, tmp_path):
+        labels = list(range(num_classes))
+        figure = draw_confusion_matrix(labels, labels[::-1], [rf"bad $\frac$ {i}" for i in labels])
+        figure.savefig(tmp_path / "matrix.png")
+
     def test_of_many_classes_the_most_frequent_confusions(self):
         labels = [*range(400), 7, 7, 9]
         predictions = [*range(400), 8, 8, 3]

@@ -80,6 +80,18 @@ def test_classify_video_says_that_a_folder_is_empty(tmp_path, monkeypatch, capsy
     assert f"error: the folder {tmp_path} has no videos (.avi, " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "error"), [("o.xyz", "there is no such kind of picture"), ("nowhere/o.png", "there is no directory")]
+)
+def test_classify_video_says_at_once_that_it_cannot_draw(name, error, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["classify_video.py", CLIP, "--picture", str(tmp_path / name)])
+    with pytest.raises(SystemExit, match="2"):
+        classify_video.main()
+    printed = capsys.readouterr()
+    assert error in printed.err
+    assert printed.out == ""
+
+
 @pytest.mark.parametrize("name", ["frames", "num-frames", "num-clips", "num-crops"])
 def test_classify_video_needs_at_least_one_of_everything(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["classify_video.py", CLIP, f"--{name}", "0"])
@@ -99,6 +111,10 @@ def test_the_picture_shows_frames_and_answers():
     assert frames.get_title(loc="left") == "clip.mp4"
     assert [text.get_text() for text in answers.texts] == ["75.0%  jump", "25.0%  run"]
     assert [bar.get_width() for bar in answers.patches] == [0.75, 0.25]
+
+
+def test_dollars_in_the_picture_are_no_formulas(tmp_path):
+    draw_answers([(r"bad$\frac$.mp4", torch.zeros(2, 2, 3), [r"75.0%  $\frac$"], [0.75])]).savefig(tmp_path / "answers.png")
 
 
 def test_the_picture_shows_8_of_many_frames():

@@ -385,6 +385,12 @@ class TestTheContactSheet:
         with Image.open(tmp_path / "best.jpg") as picture:
             assert picture.size == (STRIP_WIDTH, 2 * CAPTION_HEIGHT)
 
-    def test_it_needs_a_name_that_tells_its_kind(self, index, tmp_path):
+    @pytest.mark.parametrize("name", ["best", "best.psd"])  # Pillow reads .psd, but does not write it
+    def test_it_needs_a_name_that_tells_its_kind(self, index, tmp_path, name):
         with pytest.raises(SystemExit, match="there is no such kind of picture"):
-            search(index, SENTENCE, "--picture", tmp_path / "best")
+            search(index, SENTENCE, "--picture", tmp_path / name)
+
+    def test_it_needs_a_directory(self, index, tmp_path, capsys):
+        with pytest.raises(SystemExit, match=f"there is no directory {tmp_path}/nowhere"):
+            search(index, SENTENCE, "--picture", tmp_path / "nowhere/best.png")
+        assert printed(capsys.readouterr().out) == [], "an error before the search"

@@ -1,6 +1,7 @@
 """A picture of what a classifier saw of videos, and of its answers."""
 
 import torch
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import pad
@@ -23,6 +24,11 @@ def frame_strip(clip: Tensor, mean: list[float], std: list[float]) -> Tensor:
     return pad(colours, (0, 0, 0, gap), value=1).flatten(1, 2)[:, :-gap]
 
 
+def picture_suffixes() -> set[str]:
+    """What the name of a figure's file may end in."""
+    return {f".{kind}" for kind in FigureCanvasBase.get_supported_filetypes()}
+
+
 def draw_answers(rows: list[tuple[str, Tensor, list[str], list[float]]]) -> Figure:
     """A row for every video: its name, its strip of frames, and its answers on bars, whose lengths are from 0 to 1."""
     height, width, _ = rows[0][1].shape
@@ -31,11 +37,11 @@ def draw_answers(rows: list[tuple[str, Tensor, list[str], list[float]]]) -> Figu
     axes = figure.subplots(len(rows), 2, width_ratios=widths, squeeze=False)
     for (left, right), (name, strip, answers, bars) in zip(axes, rows):
         left.imshow(strip.numpy())
-        left.set_title(name if len(name) <= 100 else f"…{name[-100:]}", loc="left", fontsize=9)
+        left.set_title(name if len(name) <= 100 else f"…{name[-100:]}", loc="left", fontsize=9, parse_math=False)
         left.axis("off")
         right.barh(range(len(bars)), bars, color="lightsteelblue")
         for place, answer in enumerate(answers):
-            right.text(0.02, place, answer, va="center", fontsize=9)
+            right.text(0.02, place, answer, va="center", fontsize=9, parse_math=False)
         right.set(xlim=(0, 1))
         right.invert_yaxis()  # the likeliest on top
         right.axis("off")

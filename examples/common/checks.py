@@ -1,5 +1,8 @@
 """What can be wrong with arguments, said before anything is done."""
 
+from collections.abc import Collection
+from pathlib import Path
+
 
 def require_at_least_one(arguments: object, *names: str) -> None:
     """
@@ -10,3 +13,14 @@ def require_at_least_one(arguments: object, *names: str) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}.")
+
+
+def check_picture(picture: str, suffixes: Collection[str]) -> None:
+    """
+    Raises:
+        ValueError: if its name does not end in one of the suffixes, or there is no directory for it.
+    """
+    if Path(picture).suffix.lower() not in suffixes:
+        raise ValueError(f"--picture {picture}: there is no such kind of picture, take .jpg or .png.")
+    if not Path(picture).parent.is_dir():
+        raise ValueError(f"--picture {picture}: there is no directory {Path(picture).parent}.")

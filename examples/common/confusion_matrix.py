@@ -31,8 +31,8 @@ def draw_confusion_matrix(labels: list[int], predictions: list[int], names: list
     image = matrix.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
     matrix.set(xlabel="prediction", ylabel="label", title=f"{np.trace(counts)} of {counts.sum()} videos right")
     if is_named:
-        matrix.set_xticks(range(len(names)), names, rotation=90)
-        matrix.set_yticks(range(len(names)), names)
+        matrix.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+        matrix.set_yticks(range(len(names)), names, parse_math=False)
         for row, column in np.argwhere(counts):
             color = "white" if norm(shares[row, column]) > 0.6 else "black"
             matrix.text(column, row, counts[row, column], ha="center", va="center", color=color)
@@ -42,7 +42,8 @@ def draw_confusion_matrix(labels: list[int], predictions: list[int], names: list
         matrix.set_yticks(some, present[some])
         figure.colorbar(image, ax=matrix, shrink=0.5, label="share of the label's videos")
         listing[0].axis("off")
-        listing[0].text(0, 1, "\n".join(_most_frequent_confusions(counts, names)), va="top", fontsize=9)
+        confusions = "\n".join(_most_frequent_confusions(counts, names))
+        listing[0].text(0, 1, confusions, va="top", fontsize=9, parse_math=False)
     return figure
 
 
