@@ -19,7 +19,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from PIL import Image
 
 from examples import evaluate_video_classification
+from examples.common.clips import EvaluationViews, read_frames
 from examples.common.confusion_matrix import draw_confusion_matrix
+from examples.common.frame_sampling import FRAME_SAMPLINGS
 from examples.common.metrics import metrics_of
 from examples.common.views import merge
 from modeling_videomamba import (
@@ -29,7 +31,7 @@ from modeling_videomamba import (
     VideoMambaVideoProcessor,
 )
 
-from .conftest import golden, render_noise, save_model, small_config
+from .conftest import golden, render_clip, render_noise, save_model, small_config
 
 
 ROOT = Path(__file__).parents[1]
@@ -222,6 +224,32 @@ class TestScores:
         ordered, shuffled, again = (scores_in(tmp_path / name) for name in ("ordered", "shuffled", "again"))
         assert np.array_equal(shuffled, again)
         assert (np.abs(shuffled - ordered).max(axis=1) > 1e-3).tolist() == [True] * len(paths) + [False]
+
+
+class TestMemory:
+    @pytest.mark.parametrize("num_crops", [1, 3])
+    @pytest.mark.parametrize(("do_resize", "size"), [(True, (32, 48)), (False, (64, 96))])
+    def test_frames_are_resized_as_they_are_decoded_and_the_views_are_the_same(self, num_crops, do_resize, size, tmp_path):
+        render_clip(tmp_path / "clip.mp4", size=(64, 96))
+        row = {"video": str(tmp_path / "clip.mp4")}
+        edge = min(size)
+        processor = VideoMambaVideoProcessor(num_frames=4, size={"shortest_edge": 32}, crop_size=edge, do_resize=do_resize)
+        handed_on = []
+
+        class Views(EvaluationViews):
+            def _views_of(self, frames):
+                handed_on.append(tuple(frames.shape))
+                return super()._views_of(frames)
+
+        sampling = FRAME_SAMPLINGS["ssv2"]
+        videos = Dataset.from_list([row])
+        views = Views(videos, [0], sampling, processor, unreadable=None, num_clips=2, num_crops=num_crops)[0]["pixel_values"]
+        assert handed_on == [(8, 3, *size)]
+
+        frames = read_frames(row, lambda total: sampling.views(total, 4, 2))
+        assert frames.shape == (8, 3, 64, 96)
+        options = {"do_sample_frames": False, "num_clips": 2, "num_crops": num_crops}
+        torch.testing.assert_close(views, processor(frames, **options, return_tensors="pt")["pixel_values"])
 
 
 class TestRecipes:

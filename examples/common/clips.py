@@ -10,6 +10,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,10 +71,12 @@ class UnreadableFiles:
         return sorted(set(self.file.read_text(encoding="utf-8").splitlines())) if self.file.exists() else []
 
 
-def read_frames(row: dict, choose: Callable[[int], list[int] | np.ndarray]) -> Tensor:
+def read_frames(
+    row: dict, choose: Callable[[int], list[int] | np.ndarray], shrink: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """The frames `(frames, 3, height, width)`, uint8, that `choose` picks among those of a row's video, or of its window.
 
-    An image is its one frame.
+    An image is its one frame. Those of a video file go through `shrink` as they are decoded, see [`decode_video`].
 
     Raises:
         ValueError, OSError: if the video or image cannot be read.
@@ -90,7 +93,7 @@ def read_frames(row: dict, choose: Callable[[int], list[int] | np.ndarray]) -> T
 
     if isinstance(video, str) and Path(video).is_dir():
         return _read_frame_folder(Path(video), choose)
-    return decode_video(video, choose_in_window)[0]
+    return decode_video(video, choose_in_window, shrink=shrink)[0]
 
 
 def _read_frame_folder(folder: Path, choose: Callable[[int], list[int] | np.ndarray]) -> Tensor:
@@ -204,7 +207,8 @@ class EvaluationViews(torch.utils.data.Dataset):
         row = self.videos[index]
         label = torch.tensor(self.labels[index])
         try:
-            frames = read_frames(row, lambda total: self.sampling.views(total, self.num_frames, self.num_clips))
+            choose = partial(self.sampling.views, num_frames=self.num_frames, num_clips=self.num_clips)
+            frames = read_frames(row, choose, self._shrink if self.processor.do_resize else None)
         except (ValueError, OSError) as error:
             self.unreadable.add(name_of(row), error)
             label = torch.full_like(label, torch.nan if label.is_floating_point() else UNREADABLE_LABEL)
@@ -212,6 +216,10 @@ class EvaluationViews(torch.utils.data.Dataset):
             frames = torch.zeros(self.num_clips * self.num_frames, 3, *crop_size, dtype=torch.uint8)
         views = self._views_of(frames)
         return {"pixel_values": views, "labels": label.repeat(len(views))}
+
+    def _shrink(self, frames: Tensor) -> Tensor:
+        """Resizes them now: a long video is never in memory at full size, and the processor has nothing left to resize."""
+        return self.processor.resize(frames, self.processor.size, resample=self.processor.resample)
 
     def _views_of(self, frames: Tensor) -> Tensor:
         if isinstance(self.processor, VideoMambaVideoProcessor):
