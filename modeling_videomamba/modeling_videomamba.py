@@ -236,7 +236,9 @@ class VideoMambaMixer(nn.Module):
         return scan_directions(lanes, reverse, gate, self.scan_implementation)
 
     def _number_of_chunks(self, hidden_states: Tensor) -> int:
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or isinstance(hidden_states, FakeTensor):
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return 1
+        if hidden_states.is_meta or isinstance(hidden_states, FakeTensor):
             return 1
         if "temporal" in self.forward_orders + self.backward_orders:
             return 1

@@ -122,7 +122,7 @@ class _Scan:
         arguments = (self.u, self.delta, self.A, self.B, self.bias, starts, states, *self.sizes[:-1])
         self.launch(tile_states_kernel, BACKWARD, programs, arguments, **constants, PACKED=self.packed)
 
-        dA = torch.zeros(*all_chunks, self.state, self.dim, device=self.device)
+        dA = self.new(*all_chunks, self.state, self.dim).zero_()
         carries = self.chunk_starts(grad)
         carries = torch.zeros_like(dA) if carries is None else carries
         du, ddelta = (self.new(self.lanes, *grad.shape, dtype=x[0].dtype) for x in (self.u, self.delta))
@@ -199,7 +199,7 @@ def _(grad, y, starts, u, delta, A, B, C, D, delta_bias, z, reverse, delta_softp
 
 
 def _save_for_backward(ctx, inputs, output):
-    *tensors, z, ctx.reverse, ctx.delta_softplus, ctx.chunk_length, _ = inputs
+    *tensors, z, ctx.reverse, ctx.delta_softplus, ctx.chunk_length, ctx.saved = inputs
     ctx.set_materialize_grads(False)  # the states have none
     ctx.save_for_backward(*output[2:], z, *(x for lanes in tensors for x in lanes))
 
@@ -210,6 +210,8 @@ def _differentiate(ctx, grad, *_):
     if grad is None:
         return *([None] * n for _ in range(len(flat) // n)), None, None, None, None, None
     inputs = [flat[i : i + n] for i in range(0, len(flat), n)]
+    if not ctx.saved:  # it was traced without gradients, by torch.export, and is differentiated after all
+        *_, y, starts = _scan(*inputs, z, ctx.reverse, ctx.delta_softplus, ctx.chunk_length, True)
     grads = _scan_backward(grad, y, starts, *inputs, z, ctx.reverse, ctx.delta_softplus, ctx.chunk_length)
     dz = None if z is None else grads.pop(0)
     grads = [[d.to(x.dtype) for d, x in zip(stacked, lanes)] for stacked, lanes in zip(grads, inputs)]

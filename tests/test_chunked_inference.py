@@ -143,6 +143,17 @@ class TestModel:
         model = make_model(mixer_chunk_size=8)
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
             assert model(mode.from_tensor(pixel_values)).logits.shape == (2, 5)
+            assert model(mode.from_tensor(pixel_values)).logits.shape == (2, 5)
+        with torch.no_grad():
+            assert model.to("meta")(pixel_values.to("meta")).logits.shape == (2, 5)
+
+    @pytest.mark.parametrize("implementation", ["numba", "torch"])
+    def test_the_default_device_does_not_matter(self, pixel_values, implementation):
+        model = make_model(mixer_chunk_size=8, scan_implementation=implementation)
+        with torch.no_grad():
+            expected = model(pixel_values).logits
+            with torch.device("meta"):
+                assert torch.equal(model(pixel_values).logits, expected)
 
     def test_training_takes_all_at_once(self, pixel_values):
         model = make_model(mixer_chunk_size=8)
