@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .numba_common import announce_compilation, fill_up, flat, in_threads
-from .numba_vectors import WIDTH, load, njit, pointer, sigmoid, silu, splat, store
+from .numba_common import announce_compilation, empty, fill_up, flat, in_threads, zeros
+from .numba_vectors import WIDTH, compiled, load, pointer, sigmoid, silu, splat, store
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _convolve(x, weight, bias, row, way, first, width, stride, dim, channel, biased):
     y = load(bias, channel) if biased else splat(np.float32(0))
     for k in range(first, width):
@@ -20,13 +20,13 @@ def _convolve(x, weight, bias, row, way, first, width, stride, dim, channel, bia
     return y
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _reach(step, length, width, reverse):
     """The way of time, and the first weight that meets a step which is there."""
     return (-1, max(0, width - (length - step))) if reverse else (1, max(0, width - (step + 1)))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def convolutions(
     sample, first_block, last_block, x, weights, biases, outputs, length, dim, stride, width, reverse, biased
 ) -> None:  # fmt: skip
@@ -52,7 +52,7 @@ def convolutions(
                     store(output, row * dim + channel, silu(y))
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@compiled(forceinline=True)
 def _convolve_four(x, weight, bias, output, row, seen, reverse, stride, dim, channel, biased):
     """Four rows from `row` on, with four weights: seven rows of x are loaded once, those from `seen` on."""
     first, way = (3 * dim, -dim) if reverse else (0, dim)
@@ -73,7 +73,7 @@ def _convolve_four(x, weight, bias, output, row, seen, reverse, stride, dim, cha
     store(output, to + 3 * dim, silu(y3))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def gradients(
     sample, first_block, last_block, x, weights, biases, grads, dx, dweights, dbiases,
     length, dim, stride, width, reverse, biased,
@@ -121,16 +121,16 @@ class _Convolutions:
         in_threads(work, self.batch, self.dim // WIDTH, (kernel.__name__, "of convolutions", self.lanes, self.dtype))
 
     def forward(self) -> list[Tensor]:
-        outputs = [torch.empty(self.batch, self.length, self.dim, dtype=self.dtype) for _ in range(self.lanes)]
+        outputs = [empty(self.batch, self.length, self.dim, dtype=self.dtype) for _ in range(self.lanes)]
         self.run(convolutions, tuple(map(flat, outputs)))
         return outputs
 
     def backward(self, grads: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of x, of the weights, `(lanes, dim, width)`, and of the biases, `(lanes, dim)`."""
         grads = [fill_up(grad.to(self.dtype)).contiguous() for grad in grads]
-        dx = torch.zeros(self.batch, self.length, self.dim)
-        dweights = torch.zeros(self.lanes, self.batch, self.width, self.dim)
-        dbiases = torch.zeros(self.lanes, self.batch, self.dim)
+        dx = zeros(self.batch, self.length, self.dim)
+        dweights = zeros(self.lanes, self.batch, self.width, self.dim)
+        dbiases = zeros(self.lanes, self.batch, self.dim)
         self.run(gradients, tuple(map(flat, grads)), flat(dx), *(tuple(map(flat, d)) for d in (dweights, dbiases)))
         return dx, dweights.sum(1).transpose(1, 2), dbiases.sum(1)
 

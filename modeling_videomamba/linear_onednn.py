@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -60,12 +61,14 @@ def _can_take_onednn(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool
         and not torch.jit.is_tracing()
         and torch._C._len_torch_dispatch_stack() == 0  # a FlopCounterMode, say, does not know it
         and torch._C._functorch.peek_interpreter_stack() is None  # nor do torch.func.jvp and vmap
+        and forward_ad._current_level < 0
     )
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Not a quantised or a fake tensor, say."""
-    return type(x) in (Tensor, torch.nn.Parameter) and x.dtype in DTYPES and x.device.type == "cpu"
+    """Not a quantised, a sparse or a fake tensor, say."""
+    is_dense = type(x) in (Tensor, torch.nn.Parameter) and x.layout == torch.strided
+    return is_dense and x.dtype in DTYPES and x.device.type == "cpu"
 
 
 @cache

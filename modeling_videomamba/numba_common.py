@@ -27,11 +27,19 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 def announce_compilation(kernel: Callable) -> None:
     """Says so if a file's kernels, of which this is one, are not on disk yet.
 
-    Removes those that are older than what they are made of: Numba looks at the file of a kernel only.
+    Removes those that are older than what they are made of, since Numba looks at the file of a kernel only, and indices that a
+    crash has left empty.
     """
+    if kernel.stats.cache_path is None:
+        logger.warning(
+            "Compiling the selective scan for this CPU: some seconds in every process, for there is no place to keep it. "
+            "Set NUMBA_CACHE_DIR to a directory that can be written."
+        )
+        return
     found = list(Path(kernel.stats.cache_path).glob(f"{Path(kernel.py_func.__code__.co_filename).stem}.*.nbi"))
+    made_of = Path(numba_vectors.__file__).stat().st_mtime
     for index in found:
-        if index.exists() and index.stat().st_mtime < Path(numba_vectors.__file__).stat().st_mtime:
+        if index.exists() and (index.stat().st_mtime < made_of or index.stat().st_size == 0):
             index.unlink(missing_ok=True)
     if not any(index.exists() for index in found):
         logger.warning("Compiling the selective scan for this CPU: some seconds, once; it is then kept on disk.")
@@ -50,6 +58,15 @@ def keep_freed_memory() -> None:
     most, most_in_earlier_versions, never = 2**30, 2**25, -1
     if mallopt and (mallopt(M_MMAP_THRESHOLD, most) or mallopt(M_MMAP_THRESHOLD, most_in_earlier_versions)):
         mallopt(M_TRIM_THRESHOLD, never)
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Memory that kernels write to, whatever PyTorch's default dtype and device are."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
+
+
+def zeros(*shape: int) -> Tensor:
+    return empty(*shape).zero_()
 
 
 def fill_up(x: Tensor) -> Tensor:

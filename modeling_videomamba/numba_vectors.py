@@ -4,6 +4,8 @@ Left to itself, Numba's compiler does not vectorize a recurrence well. A `float3
 """
 
 import operator
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -18,6 +20,9 @@ try:  # in a try block, since transformers would ask all users of a saved model 
     from numba.extending import intrinsic, lower_builtin, models, register_model
 except ImportError as error:
     raise ImportError(f"{error}; `pip install numba`") from error
+
+if numba_config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT is set")
 
 
 WIDTH = 16
@@ -70,6 +75,16 @@ def _splat(builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
 def _call(builder: ir.IRBuilder, name: str, arguments: list[ir.Value], result: ir.Type = FLOATS) -> ir.Value:
     function_type = ir.FunctionType(result, [argument.type for argument in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), arguments)
+
+
+def compiled(function: Callable | None = None, **options: bool) -> Callable:
+    """`numba.njit` without Python's lock, kept on disk if there is a place that can be written."""
+    if function is None:
+        return partial(compiled, **options)
+    try:
+        return njit(function, nogil=True, cache=True, **options)
+    except RuntimeError:
+        return njit(function, nogil=True, **options)
 
 
 @intrinsic
@@ -132,6 +147,7 @@ def store(typing, first, index, numbers):
         bits = builder.bitcast(numbers, INTEGERS)
         odd = builder.and_(builder.lshr(bits, _constant(16, INTEGERS)), _constant(1, INTEGERS))
         bits = builder.lshr(builder.add(builder.add(bits, _constant(0x7FFF, INTEGERS)), odd), _constant(16, INTEGERS))
+        bits = builder.select(builder.fcmp_unordered("uno", numbers, numbers), _constant(0x7FC0, INTEGERS), bits)  # NaN
         builder.store(builder.trunc(bits, SHORTS), _vector_at(builder, first, index, SHORTS), align=2)
         return context.get_dummy_value()
 

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from transformers.utils import logging
 
 
@@ -92,6 +93,7 @@ def convolve_directions(
         biases: `(dim,)` for each direction; an empty list for none.
         reverse: for each direction whether it looks at later steps instead of earlier ones.
     """
+    _refuse_tangents(x, *weights, *biases)
     name = choose_scan_implementation(implementation, x.device, x.dtype)
     return _find(name).causal_conv1d(x, weights, biases, reverse)
 
@@ -100,11 +102,18 @@ def run_lanes(
     lanes: list[ScanInputs], reverse: list[bool], gate: Tensor | None, delta_softplus: bool, implementation: str
 ) -> tuple[Tensor, Tensor]:
     """Sum of the lanes' outputs, gated, `(batch, length, dim)`, and their last states `(lanes, batch, dim, state)`."""
+    _refuse_tangents(*(x for lane in lanes for x in lane), *([] if gate is None else [gate]))
     u = lanes[0].u
     kernels = _find(choose_scan_implementation(implementation, u.device, u.dtype, lanes[0].A.shape[1]))
     tensors = (list(tensors) for tensors in zip(*lanes))
     y, last_states = kernels.selective_scan_lanes(*tensors, gate, reverse, delta_softplus)
     return y.to(u.dtype), last_states.transpose(-1, -2)
+
+
+def _refuse_tangents(*tensors: Tensor) -> None:
+    """PyTorch would take derivatives in forward mode for zero: it lets a custom operator define those of reverse mode only."""
+    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(x).tangent is not None for x in tensors):
+        raise NotImplementedError("The selective scan has no derivatives in forward mode: use `backward` or `torch.autograd`.")
 
 
 def choose_scan_implementation(

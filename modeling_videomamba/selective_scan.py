@@ -104,6 +104,8 @@ def _check_shapes(u, delta, A, B, C, D, z, delta_bias) -> None:
     if not u.is_floating_point() or A.is_complex():
         raise ValueError(f"`u` must be floating point and `A` real, got {u.dtype} and {A.dtype}.")
     (batch, dim, length), state = u.shape, A.shape[1]
+    if state == 0:
+        raise ValueError("`A` must have at least one state number for each channel, got none.")
     expected = {
         "delta": (delta, u.shape),
         "A": (A, (dim, state)),

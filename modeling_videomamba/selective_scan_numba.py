@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .numba_common import announce_compilation, fill_up, flat, in_threads, shares
+from .numba_common import announce_compilation, empty, fill_up, flat, in_threads, shares, zeros
 from .numba_vectors import WIDTH
 from .selective_scan_numba_kernels import FASTEST_DECAY, LOG2_E, SPAN, gradients, outputs, scratch_sizes
 
@@ -43,11 +43,8 @@ class _Scan:
         strides = u[0].stride(1), delta[0].stride(1), 0 if z is None else z.stride(1)
         self.sizes = (self.length, self.dim, self.state, strides, tuple(reverse), delta_softplus, z is not None)
 
-    def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(shape, dtype=dtype)
-
     def zero_states(self) -> Tensor:
-        return torch.zeros(len(self.A), self.batch, self.dim // WIDTH, self.state, WIDTH)
+        return zeros(len(self.A), self.batch, self.dim // WIDTH, self.state, WIDTH)
 
     def forward(self, states: Tensor, output: Tensor | None = None, save: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """The output `(batch, length, dim)`, added to `output` if there is one; for the backward pass the output before the
@@ -59,9 +56,9 @@ class _Scan:
         if add := output is not None:
             output = fill_up(output).contiguous()
         else:
-            output = self.new(self.batch, self.length, self.dim, dtype=self.dtype)
-        y = torch.empty_like(output) if save and gated else self.new(0, dtype=self.dtype)
-        saved = self.new(lanes, self.batch, -(-self.length // SPAN) if save else 0, blocks, self.state, WIDTH)
+            output = empty(self.batch, self.length, self.dim, dtype=self.dtype)
+        y = torch.empty_like(output) if save and gated else empty(0, dtype=self.dtype)
+        saved = empty(lanes, self.batch, -(-self.length // SPAN) if save else 0, blocks, self.state, WIDTH)
         results = flat(y), flat(output), *(tuple(map(flat, x)) for x in (states, saved))
 
         def work(part: int, sample: int, first_block: int, last_block: int) -> None:
@@ -74,17 +71,17 @@ class _Scan:
         """Gradients of the gate, `(batch, length, dim)`, and of u, delta, A, B, C, D and delta_bias, each `(lanes, ...)`."""
         gated, lanes, blocks = self.sizes[-1], len(self.A), self.dim // WIDTH
         grad = fill_up(grad.to(self.dtype)).contiguous()
-        du, ddelta = (self.new(lanes, *grad.shape, dtype=self.dtype) for _ in range(2))
-        dgate = torch.empty_like(grad) if gated else self.new(0, dtype=self.dtype)
-        dA = self.new(lanes, self.batch, blocks, self.state, WIDTH)
-        dD, dbias = self.new(2, lanes, self.batch, self.dim)
-        dB, dC = torch.zeros(2, shares(self.batch, blocks), lanes, self.batch, self.length, self.state)
+        du, ddelta = (empty(lanes, *grad.shape, dtype=self.dtype) for _ in range(2))
+        dgate = torch.empty_like(grad) if gated else empty(0, dtype=self.dtype)
+        dA = empty(lanes, self.batch, blocks, self.state, WIDTH)
+        dD, dbias = empty(2, lanes, self.batch, self.dim)
+        dB, dC = zeros(2, shares(self.batch, blocks), lanes, self.batch, self.length, self.state)
         results = [tuple(map(flat, x)) for x in (du, ddelta)], flat(dgate), [tuple(map(flat, x)) for x in (dA, dD, dbias)]
 
         def work(part: int, sample: int, first_block: int, last_block: int) -> None:
             (du_, ddelta_), dgate_, (dA_, dD_, dbias_) = results
             *own, states = (tuple(map(flat, x)) for x in (dB[part], dC[part], saved))
-            scratch = tuple(flat(self.new(size)) for size in scratch_sizes(self.state))
+            scratch = tuple(flat(empty(size)) for size in scratch_sizes(self.state))
             gradients(
                 sample, first_block, last_block, scratch, *self.inputs, self.gate, flat(y), states, flat(grad),
                 du_, ddelta_, dgate_, dA_, *own, dD_, dbias_, *self.sizes,
@@ -156,7 +153,7 @@ def _(grad, y, saved, u, delta, A, B, C, D, delta_bias, z, reverse, delta_softpl
 
 
 def _save_for_backward(ctx, inputs, output):
-    *tensors, z, ctx.reverse, ctx.delta_softplus, _ = inputs
+    *tensors, z, ctx.reverse, ctx.delta_softplus, ctx.saved = inputs
     ctx.set_materialize_grads(False)  # the states have none
     ctx.save_for_backward(*output[2:], z, *(x for lanes in tensors for x in lanes))
 
@@ -167,6 +164,8 @@ def _differentiate(ctx, grad, *_):
     if grad is None:
         return *([None] * n for _ in range(len(tensors) // n)), None, None, None, None
     inputs = [tensors[i : i + n] for i in range(0, len(tensors), n)]
+    if not ctx.saved:  # it was traced without gradients, by torch.export, and is differentiated after all
+        *_, y, saved = _scan(*inputs, z, ctx.reverse, ctx.delta_softplus, True)
     grads = _scan_backward(grad, y, saved, *inputs, z, ctx.reverse, ctx.delta_softplus)
     dz = None if z is None else grads.pop(0).to(z.dtype)
     grads = [[d.to(x.dtype) for d, x in zip(stacked, lanes)] for stacked, lanes in zip(grads, inputs)]

@@ -12,11 +12,11 @@ import numpy as np
 from .numba_vectors import (
     WIDTH,
     broadcast,
+    compiled,
     decay,
     exp2_product,
     load,
     minimum,
-    njit,
     pointer,
     sigmoid,
     silu,
@@ -34,19 +34,19 @@ LOG2_E = np.float32(1.4426950408889634)
 LONGEST_STEP, FASTEST_DECAY = np.float32(2**40), -(2**25)  # bounds of delta and A in exponentials, whose argument has one, too
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _time_step(delta, index, bias, delta_softplus):
     raw = load(delta, index) + bias
     return raw, softplus(raw) if delta_softplus else raw
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@compiled(forceinline=True)
 def _decays(delta, dt, a):
     """Of one state number in four steps."""
     return decay(delta, dt[0], a), decay(delta, dt[1], a), decay(delta, dt[2], a), decay(delta, dt[3], a)
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@compiled(forceinline=True)
 def _advance(hidden, own, decays, drive, sums, B, C, at):
     """Four steps of one state number, which is in `hidden`. Returns the four outputs with its part added."""
     h0 = decays[0] * load(hidden, own) + drive[0] * broadcast(B, at[0])
@@ -62,7 +62,7 @@ def _advance(hidden, own, decays, drive, sums, B, C, at):
     )
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def outputs(
     sample, first_block, last_block, u, delta, A, B, C, D, bias, gate, y, output, states, saved,
     length, dim, state, strides, reverse, delta_softplus, gated, save, add,
@@ -122,13 +122,13 @@ def outputs(
                 _store_step(gate_, y_, output_, row0, channel, dim, strides[2], sum0, gated_now, save and gated)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _copy(source, at, target, to, state):
     for n in range(state):
         store(target, to + n * WIDTH, load(source, at + n * WIDTH))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _load_step(u, delta, sums, row, channel, dim, strides, bias, skip, delta_softplus, earlier, there):
     """Time step, its product with u, and the output without the state."""
     dt, drive = _drive(u, delta, row, channel, strides, bias, delta_softplus, there)
@@ -138,7 +138,7 @@ def _load_step(u, delta, sums, row, channel, dim, strides, bias, skip, delta_sof
     return dt, drive, sum_
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _store_step(gate, y, output, row, channel, dim, gate_stride, sum_, gated, save):
     if save:
         store(y, row * dim + channel, sum_)
@@ -148,7 +148,7 @@ def _store_step(gate, y, output, row, channel, dim, gate_stride, sum_, gated, sa
     store(output, row * dim + channel, sum_)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def gradients(
     sample, first_block, last_block, scratch, u, delta, A, B, C, D, bias, gate, y, saved, grad,
     du, ddelta, dgate, dA, dB, dC, dD, dbias, length, dim, state, strides, reverse, delta_softplus, gated,
@@ -175,7 +175,7 @@ def scratch_sizes(state: int) -> list[int]:
     return [steps * state * WIDTH for steps in (SPAN // CHUNK * GROUP, GROUP, CHUNK, CHUNK)]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _rows(sample, length, step, reverse):
     """Of four steps; in place of those that are not there, of the last one."""
     way, left = -1 if reverse else 1, length - step
@@ -183,7 +183,7 @@ def _rows(sample, length, step, reverse):
     return row, row + way * min(1, left - 1), row + way * min(2, left - 1), row + way * min(3, left - 1)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _drive(u, delta, row, channel, strides, bias, delta_softplus, there):
     """Time step, as far as an exponential can tell, and its product with u. Where there is no step, one that does nothing."""
     _, dt = _time_step(delta, row * strides[1] + channel, bias, delta_softplus)
@@ -192,7 +192,7 @@ def _drive(u, delta, row, channel, strides, bias, delta_softplus, there):
     return minimum(dt, splat(LONGEST_STEP)), dt * load(u, row * strides[0] + channel)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _output_gradient(shared, row, channel, dim, strides, flags, there):
     """Gradient of the sum of the lanes, before the gate. Where there is no step, zero."""
     gate, _, grad, _ = shared
@@ -205,7 +205,7 @@ def _output_gradient(shared, row, channel, dim, strides, flags, there):
     return dy
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _differentiate(inputs, others, shared, local, sums, dB, dC, sizes, flags, group, blocks, scratch):
     u, delta, A, B, bias = inputs
     _, _, saved = others
@@ -251,7 +251,7 @@ def _differentiate(inputs, others, shared, local, sums, dB, dC, sizes, flags, gr
             )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _differentiate_chunk(
     inputs, others, shared, local, sums, dB, dC, sizes, flags, group, blocks, scratch, first, start
 ):  # fmt: skip
@@ -331,7 +331,7 @@ def _differentiate_chunk(
             dC[row * state + n] += total(load(dC_sums, i * size + n * WIDTH))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _step_back(g, dA, ddrive, dpower, decay, h, h_after, dt, drive, dy, a, b, C, at, dB_sums, dC_sums, i):
     """One step of one state number, `h_after = decay h + drive b`: from the gradient that later steps hand on to the one that
     is handed on to earlier ones."""
@@ -343,7 +343,7 @@ def _step_back(g, dA, ddrive, dpower, decay, h, h_after, dt, drive, dy, a, b, C,
     return handed_on, dA + kept * dt, ddrive + g * b, dpower + kept * a
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _store_gradients(inputs, D, shared, local, row, channel, dim, strides, flags, dy, ddrive, dpower, totals):
     """What belongs to one step alone; returns the sums of the gradients of D and of the bias, with its part added."""
     u, delta, _, _, bias = inputs

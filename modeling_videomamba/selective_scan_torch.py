@@ -158,9 +158,8 @@ def _contract(rows: Tensor, matrices: Tensor) -> Tensor:
 
 def _sample_groups(u: Tensor, A: Tensor) -> list[slice]:
     """Samples to scan together: elsewhere all, to launch less; on CPU as many as keep the buffers of a chunk in cache."""
-    batch, size = u.shape[0], u.shape[0]
-    if u.device.type == "cpu":
-        size = max(1, STATES_IN_CACHE // A.numel())
+    batch = u.shape[0]
+    size = max(1, STATES_IN_CACHE // A.numel() if u.device.type == "cpu" else batch)
     return [slice(start, start + size) for start in range(0, batch, size)]
 
 
@@ -258,7 +257,7 @@ def scan_backward(
         p = _Chunks(u_, delta_, A, B_, C_, delta_bias, reverse, delta_softplus)
         local = _of_samples(group, du, ddelta, dB, dC)
         _differentiate_samples(p, D, dy[group].to(dtype), states[:, :, group], *local, dA, dD, dbias)
-    dA = [x.t().contiguous() for x in dA]  # (dim, state)
+    dA = [x.t().clone(memory_format=torch.contiguous_format) for x in dA]  # (dim, state), copies: they may share nothing
     return tuple(
         [grad.to(x.dtype) for grad, x in zip(grads, inputs)]
         for grads, inputs in zip((du, ddelta, dA, dB, dC, dD, dbias), (u, delta, A, B, C, D, delta_bias))
@@ -381,7 +380,7 @@ def _(dy, states, u, delta, A, B, C, D, delta_bias, reverse, delta_softplus):
 
 
 def _save_for_backward(ctx, inputs, output):
-    *tensors, ctx.reverse, ctx.delta_softplus, _ = inputs
+    *tensors, ctx.reverse, ctx.delta_softplus, ctx.saved = inputs
     ctx.lanes = len(ctx.reverse)
     ctx.save_for_backward(output[2], *(x for lanes in tensors for x in lanes))
 
@@ -390,6 +389,8 @@ def _differentiate(ctx, dy, *_):
     states, *flat = ctx.saved_tensors
     n = ctx.lanes
     inputs = [flat[i : i + n] for i in range(0, len(flat), n)]
+    if not ctx.saved:  # it was traced without gradients, by torch.export, and is differentiated after all
+        *_, states = _scan(*inputs, ctx.reverse, ctx.delta_softplus, True)
     grads = _scan_backward(dy, states, *inputs, ctx.reverse, ctx.delta_softplus)
     return *(grads[i : i + n] for i in range(0, len(grads), n)), None, None, None
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_videomamba import VideoMambaForVideoClassification, linear_onednn
@@ -132,6 +133,18 @@ class TestWhoTakesIt:
             batched = torch.func.vmap(lambda x: linear(x, weight, bias))(x)
         torch.testing.assert_close(tangent, weight.sum(1).expand(2, 5, 40))
         torch.testing.assert_close(batched, F.linear(x, weight, bias))
+
+    def test_derivatives_in_forward_mode(self, tensors):
+        x, weight, bias = tensors
+        with torch.no_grad(), forward_ad.dual_level():
+            tangent = forward_ad.unpack_dual(linear(forward_ad.make_dual(x, torch.ones_like(x)), weight, bias)).tangent
+        torch.testing.assert_close(tangent, weight.sum(1).expand(2, 5, 40))
+
+    @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+    def test_sparse_weights(self, tensors):
+        x, weight, bias = tensors
+        with torch.no_grad():
+            torch.testing.assert_close(linear(x, weight.to_sparse_csr(), bias), F.linear(x, weight, bias))
 
 
 class TestProcessor:

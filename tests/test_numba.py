@@ -157,6 +157,13 @@ class TestAgainstTheOracle:
         lanes[0].delta[0, 4] = float("nan")
         assert numba_scan(lanes, BOTH, gate)[0, 4:].isnan().all()
 
+    @pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001], ids=hex)  # the first is what NVIDIA's cards write
+    def test_nan_of_any_bits_stays_nan_in_bf16(self, bits):
+        lanes, gate = scan_inputs(9, dtype=torch.bfloat16)
+        lanes[0].D[3] = torch.from_numpy(np.array(bits, np.uint32).view(np.float32))
+        output = numba_scan(lanes, BOTH, gate)
+        assert output[..., 3].isnan().all() and output[..., 4:].isfinite().all()
+
 
 class TestConvolution:
     @pytest.mark.parametrize(("reverse", "bias"), [(BOTH, True), (BOTH, False), ([True], True), ([False], True)])
@@ -280,6 +287,37 @@ class TestOperator:
         output, _, *saved = operator(*inputs, gate, BOTH, True, True)
         torch.library.opcheck(backward.default, (output, *saved, *inputs, gate, BOTH, True))
 
+    @pytest.mark.parametrize("default", [torch.float64, torch.bfloat16, torch.float16])
+    def test_the_default_dtype_does_not_matter(self, default):
+        torch.manual_seed(0)
+        model = VideoMambaModel(small_config(scan_implementation="numba", mixer_chunk_size=8))
+        clip = torch.randn(2, 4, 3, 32, 32)
+
+        def run():
+            output = model(clip).last_hidden_state
+            grads = torch.autograd.grad(output.square().sum(), list(model.parameters()))
+            with torch.no_grad():
+                return output, model(clip).last_hidden_state, *grads
+
+        expected = run()
+        torch.set_default_dtype(default)
+        try:
+            assert all(map(torch.equal, run(), expected))
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    def test_gradients_of_what_was_traced_without(self):
+        """`torch.export` under `no_grad` writes into its graph that nothing is to be saved for the backward pass."""
+        lanes, gate = scan_inputs(40)
+        leaves = [[x.clone().requires_grad_() for x in tensors] for tensors in zip(*lanes)]
+        every = [gate.clone().requires_grad_(), *(x for tensors in leaves for x in tensors)]
+        saved, traced = (
+            torch.ops.videomamba.selective_scan_numba(*leaves, every[0], BOTH, True, save)[0].square().sum()
+            for save in (True, False)
+        )
+        for grad, expected in zip(torch.autograd.grad(traced, every), torch.autograd.grad(saved, every)):
+            assert torch.equal(grad, expected)
+
     def test_an_empty_batch(self):
         lanes, gate = scan_inputs(5, batch=0)
         assert numba_scan(lanes, BOTH, gate).shape == (0, 5, 40)
@@ -328,6 +366,30 @@ class TestOperator:
         os.utime(old, (0, 0))
         numba_common.announce_compilation.__wrapped__(kernel)
         assert not old.exists() and new.exists()
+
+    def test_an_index_that_a_crash_has_left_empty_is_compiled_again(self, tmp_path):
+        program = "from tests.test_numba import *; numba_scan(*(lambda x: (x[0], BOTH, x[1]))(scan_inputs(3)))"
+        run = [sys.executable, "-c", program]
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        subprocess.run(run, env=environment, check=True)
+        indices = list(tmp_path.rglob("*.nbi"))
+        for index in indices:
+            index.write_bytes(b"")
+        subprocess.run(run, env=environment, check=True)
+        assert indices and all(index.stat().st_size > 0 for index in indices)
+
+    def test_runs_where_there_is_no_place_to_keep_kernels(self):
+        program = "from tests.test_numba import *; numba_scan(*(lambda x: (x[0], BOTH, x[1]))(scan_inputs(3)))"
+        environment = os.environ | {"NUMBA_CACHE_LOCATOR_CLASSES": "ZipCacheLocator"}  # which takes files of archives only
+        process = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
+        assert "Set NUMBA_CACHE_DIR to a directory that can be written." in process.stderr
+
+    def test_without_its_compiler_pytorch_scans(self):
+        program = "from modeling_videomamba import *; print(scan_report('cpu'))"
+        environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+        process = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert "selective scan on cpu: torch" in process.stdout and "NUMBA_DISABLE_JIT is set" in process.stdout
 
     @pytest.mark.parametrize("setting", [{}, {"MALLOC_ARENA_MAX": "4"}])
     def test_freed_memory_is_kept_unless_someone_has_decided_otherwise(self, setting):

@@ -139,6 +139,27 @@ class TestTorchAgainstTheOracle:
         tensors = [[(x.mT if x.ndim == 3 else x).clone().requires_grad_()] * lanes for n, x in inputs.items() if n != "z"]
         torch.library.opcheck(operator, (*tensors, [False, True][:lanes], True, True))
 
+    @pytest.mark.parametrize(("dim", "state"), [(6, 1), (1, 5), (1, 1)])
+    def test_two_lanes_of_one_state_number_or_one_channel(self, dim, state):
+        inputs = scan_inputs(dim=dim, state=state, dtype=torch.float32)
+        lane = [(x.mT if x.ndim == 3 else x) for name, x in inputs.items() if name != "z"]
+        both, one = ([[x.clone().requires_grad_() for _ in range(n)] for x in lane] for n in (2, 1))
+        for lanes in (both, one):
+            selective_scan_lanes(*lanes, None, [False] * len(lanes[0]), True)[0].sum().backward()
+        for pair, [x] in zip(both, one):
+            for leaf in pair:
+                assert_same(leaf.grad, x.grad, 1e-6)
+
+    def test_gradients_of_what_was_traced_without(self):
+        """`torch.export` under `no_grad` writes into its graph that nothing is to be saved for the backward pass."""
+        lane = [(x.mT if x.ndim == 3 else x).clone().requires_grad_() for name, x in scan_inputs().items() if name != "z"]
+        saved, traced = (
+            torch.ops.videomamba.selective_scan(*([x] for x in lane), [False], True, save)[0].square().sum()
+            for save in (True, False)
+        )
+        for grad, expected in zip(torch.autograd.grad(traced, lane), torch.autograd.grad(saved, lane)):
+            assert torch.equal(grad, expected)
+
     def test_memory_does_not_hold_the_states_of_the_whole_sequence(self):
         """What autograd keeps, and every output, is far below `(batch, dim, length, state)`."""
         batch, length, dim, state = 1, 2048, 64, 16
@@ -287,6 +308,26 @@ class TestChoice:
             selective_scan(**scan_inputs(), implementation="cudnn")
 
 
+class TestForwardMode:
+    """PyTorch would take the tangents of a custom operator for zero, without a word."""
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_of_the_operator_is_refused(self, name):
+        inputs = scan_inputs()
+        with pytest.raises(NotImplementedError, match="no derivatives in forward mode"):
+            torch.func.jvp(lambda x: selective_scan(**inputs | {name: x}), (inputs[name],), (inputs[name],))
+
+    @pytest.mark.parametrize("parameter", ["forward_scan.conv1d.weight", "backward_scan.conv1d.bias", "in_proj.weight"])
+    def test_of_a_model_is_refused(self, parameter, pixel_values):
+        model = VideoMambaModel(small_config())
+        name = f"layers.0.mixer.{parameter}"
+        weight = model.get_parameter(name).detach()
+        with torch.no_grad(), pytest.raises(NotImplementedError, match="no derivatives in forward mode"):
+            torch.func.jvp(
+                lambda x: torch.func.functional_call(model, {name: x}, (pixel_values,)).last_hidden_state, (weight,), (weight,)
+            )
+
+
 class TestBadInput:
     @pytest.mark.parametrize("name", ["delta", "A", "B", "C", "D", "z", "delta_bias"])
     def test_wrong_shape_is_named(self, name):
@@ -300,6 +341,10 @@ class TestBadInput:
             selective_scan(**scan_inputs() | {"u": torch.zeros(2, 6, 77, dtype=torch.long)})
         with pytest.raises(ValueError, match=r"got torch\.float64 and torch\.complex64"):
             selective_scan(**scan_inputs() | {"A": torch.zeros(6, 5, dtype=torch.complex64)})
+
+    def test_no_state(self):
+        with pytest.raises(ValueError, match="at least one state number for each channel"):
+            selective_scan(**scan_inputs(state=0))
 
     def test_wrong_rank(self):
         with pytest.raises(ValueError, match=r"`u` must be \(batch, dim, length\)"):

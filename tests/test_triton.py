@@ -213,6 +213,19 @@ class TestScan:
         _, states = triton_scan(inputs | {"u": u}, BOTH)
         assert torch.autograd.grad(states.sum(), u, allow_unused=True) == (None,)
 
+    @pytest.mark.parametrize("chunk_length", [8, None])
+    def test_gradients_of_what_was_traced_without(self, chunk_length):
+        """`torch.export` under `no_grad` writes into its graph that nothing is to be saved for the backward pass."""
+        inputs = scan_inputs(20)
+        lanes = [[x.clone().requires_grad_() for x in inputs[name]] for name in NAMES]
+        every = [inputs["z"].clone().requires_grad_(), *(x for lane in lanes for x in lane)]
+        saved, traced = (
+            torch.ops.videomamba.selective_scan_triton(*lanes, every[0], BOTH, True, chunk_length, save)[0].square().sum()
+            for save in (True, False)
+        )
+        for grad, expected in zip(torch.autograd.grad(traced, every), torch.autograd.grad(saved, every)):
+            assert torch.equal(grad, expected)
+
     @pytest.mark.parametrize("gated", [True, False])
     @pytest.mark.parametrize("chunk_length", [8, None])
     def test_is_a_well_formed_custom_operator(self, gated, chunk_length):
