@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from examples.common.answer_picture import MOST_FRAMES, frame_strip
+from examples.common.arguments import Help
 from examples.common.masking import MASK_TYPES, draw_noise, mask_patches
 from examples.common.teachers import ClipTeacher, load_clip
 from modeling_videomamba import VideoMambaVideoProcessor
@@ -30,7 +31,7 @@ def visible_part(clip: Tensor, masked: Tensor, patch_size: int) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("video")
     parser.add_argument("picture", help="where to write it, .png, .pdf or .svg")
     parser.add_argument("--teacher", help="a CLIP model: a directory or a hub repository")

@@ -121,7 +121,7 @@ class VideoMambaEmbeddings(nn.Module):
                 f"got {tuple(pixel_values.shape)}."
             )
         _, frames, _, height, width = pixel_values.shape
-        if frames % config.tubelet_size:
+        if frames == 0 or frames % config.tubelet_size:
             raise ValueError(f"The number of frames must be a multiple of {config.tubelet_size} (a tubelet), got {frames}.")
         if config.num_frames is None and frames != config.tubelet_size:
             raise ValueError(
@@ -685,8 +685,9 @@ class VideoMambaForVideoClassification(_VideoMambaForClassification):
         Args:
             pixel_values (`Tensor` of shape `(batch, num_frames, num_channels, height, width)`): normalised clips.
             labels (`Tensor` of shape `(batch,)` or `(batch, num_labels)`, *optional*):
-                The loss follows `config.problem_type`: class ids (cross-entropy), floats (mean squared error), or 0/1 for
-                several labels at once (binary cross-entropy). Unset, it is guessed from the labels, as in transformers.
+                The loss follows `config.problem_type`: class ids (cross-entropy), floats (mean squared error), or 0.0 and
+                1.0 for several labels at once (binary cross-entropy). Unset, it is guessed from the labels, as in
+                transformers.
             interpolate_pos_encoding, output_hidden_states, return_dict: see [`VideoMambaModel`].
 
         Returns:

@@ -161,6 +161,12 @@ class _VideoMambaForVideoText(VideoMambaVideoTextPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.text_model.get_input_embeddings()
 
+    def resize_position_embeddings(
+        self, image_size: int | tuple[int, int] | None = None, num_frames: int | None = None
+    ) -> None:
+        """Of the video side, see [`VideoMambaModel.resize_position_embeddings`]."""
+        self.vision_model.resize_position_embeddings(image_size, num_frames)
+
     def get_video_features(
         self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
@@ -169,6 +175,7 @@ class _VideoMambaForVideoText(VideoMambaVideoTextPreTrainedModel):
             pixel_values (`Tensor` of shape `(videos, num_frames, channels, height, width)`): normalised clips.
             bool_masked_pos (`Tensor` of shape `(videos, num_frames * rows * columns)`, *optional*):
                 Patches to leave out (`True`). One vector then stands for a clip, without it one for each frame.
+            interpolate_pos_encoding, output_hidden_states: see [`VideoMambaModel`].
 
         Returns:
             `pooler_output` `(videos, num_frames, projection_dim)`, or `(videos, 1, projection_dim)`, not normalised;
@@ -271,6 +278,7 @@ class VideoMambaForVideoTextRetrieval(_VideoMambaForVideoText):
         attention_mask: Tensor | None = None,
         pair_ids: Tensor | None = None,
         return_loss: bool = False,
+        interpolate_pos_encoding: bool = False,
         **kwargs,
     ) -> VideoMambaVideoTextOutput:
         """
@@ -282,13 +290,15 @@ class VideoMambaForVideoTextRetrieval(_VideoMambaForVideoText):
             return_loss (`bool`, defaults to `False`):
                 Whether to return the contrastive and the matching loss, for which the i-th text belongs to the i-th video.
                 The first compares with the videos and texts of all processes, the second with those of its own.
+            interpolate_pos_encoding: see [`VideoMambaModel`].
 
         Raises:
             ValueError: with `return_loss`, unless there are as many texts as videos.
         """
         if return_loss:
             self._check_pairs(input_ids, pixel_values)
-        video, text = self.get_video_features(pixel_values), self.get_text_features(input_ids, attention_mask)
+        video = self.get_video_features(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
+        text = self.get_text_features(input_ids, attention_mask)
         output = self._compare(video, text)
         if return_loss:
             ids = self._pair_ids(pair_ids, input_ids)
@@ -328,11 +338,13 @@ class VideoMambaForVideoTextPreTraining(_VideoMambaForVideoText):
         target_features: Tensor | None = None,
         masked_input_ids: Tensor | None = None,
         masked_labels: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
         **kwargs,
     ) -> VideoMambaVideoTextOutput:
         """
         Args:
-            input_ids, attention_mask, pixel_values, pair_ids: see [`VideoMambaForVideoTextRetrieval`].
+            input_ids, attention_mask, pixel_values, pair_ids, interpolate_pos_encoding:
+                See [`VideoMambaForVideoTextRetrieval`].
             bool_masked_pos (`Tensor` of shape `(videos, num_frames * rows * columns)`, *optional*):
                 Patches to leave out (`True`), in the masked phase. Without it, one vector stands for each frame.
             target_features (`Tensor` of shape `(aligned layers, videos, 1 + visible patches, alignment_size)`, *optional*):
@@ -342,15 +354,21 @@ class VideoMambaForVideoTextPreTraining(_VideoMambaForVideoText):
 
         Returns:
             The losses whose inputs there are, and their sum.
+
+        Raises:
+            ValueError: unless there are as many texts as videos, and for one of two inputs that need each other.
         """
         self._check_pairs(input_ids, pixel_values)
         if target_features is not None and bool_masked_pos is None:
             raise ValueError("`target_features` are those of the visible patches: `bool_masked_pos` is missing.")
+        if (masked_input_ids is None) != (masked_labels is None):
+            raise ValueError("`masked_input_ids` and `masked_labels` come together.")
         frames = pixel_values.shape[1]
         outputs = self.vision_model(
             pixel_values,
             bool_masked_pos=bool_masked_pos,
             images=frames == 1,
+            interpolate_pos_encoding=interpolate_pos_encoding,
             output_hidden_states=target_features is not None,
         )
         video = self._project_video(outputs, frames if bool_masked_pos is None else 1)

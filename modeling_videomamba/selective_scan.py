@@ -26,13 +26,13 @@ def selective_scan(
     reverse: bool = False,
     implementation: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Selective scan with the signature, layouts and dtypes of `mamba_ssm`'s `selective_scan_fn`, plus `reverse`.
+    """Selective scan with the signature of `mamba_ssm`'s `selective_scan_fn`, plus `reverse`, for the layouts below.
 
     State and recurrence are in fp32 whatever the dtype of u (in fp64 if u is fp64). Differentiable in all tensors; as in
     mamba_ssm, no gradient flows from the last state.
 
     Args:
-        u (`Tensor` of shape `(batch, dim, length)`): input, fp32, fp16 or bf16.
+        u (`Tensor` of shape `(batch, dim, length)`): input, fp32, fp16, bf16 or fp64.
         delta (`Tensor` of shape `(batch, dim, length)`): time step, before `delta_bias` and softplus.
         A (`Tensor` of shape `(dim, state)`): negative, fp32.
         B, C (`Tensor` of shape `(batch, state, length)`): input and output maps, shared by all channels.
@@ -45,7 +45,7 @@ def selective_scan(
         implementation (`str`): one of `SCAN_IMPLEMENTATIONS`, or `"auto"`.
 
     Returns:
-        `(batch, dim, length)` in u's dtype; with `return_last_state` also `(batch, dim, state)` in fp32.
+        `(batch, dim, length)` in u's dtype; with `return_last_state` also `(batch, dim, state)` in fp32, or fp64.
 
     Raises:
         ValueError: for shapes that do not fit, or an unknown implementation.

@@ -172,7 +172,7 @@ def test_evaluation_loss_is_a_mean_over_readable_videos():
 def test_options_without_effect_are_errors(videos, tmp_path):
     with pytest.raises(ValueError, match=r"--lr_scheduler_type has no effect here"):
         finetune(videos, tmp_path / "model", lr_scheduler_type="constant")
-    with pytest.raises(ValueError, match=r"--warmup_epochs 5 of --num_train_epochs 3"):
+    with pytest.raises(ValueError, match=r"--warmup_epochs 5 is more than --num_train_epochs 3: give a smaller number"):
         finetune(videos, tmp_path / "model", num_train_epochs=3, warmup_epochs=5)
 
 

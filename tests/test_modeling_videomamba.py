@@ -351,10 +351,11 @@ class TestBadInput:
         with pytest.raises(ValueError, match="33 x 32 pixels cannot be cut into patches of 16"):
             model(torch.zeros(1, 4, 3, 33, 32), interpolate_pos_encoding=True)
 
-    def test_frames_that_do_not_fill_tubelets(self):
+    @pytest.mark.parametrize("frames", [0, 5])
+    def test_frames_that_do_not_fill_tubelets(self, frames):
         model = VideoMambaModel(small_config(tubelet_size=2))
-        with pytest.raises(ValueError, match="must be a multiple of 2 .*got 5"):
-            model(torch.zeros(1, 5, 3, 32, 32), interpolate_pos_encoding=True)
+        with pytest.raises(ValueError, match=f"must be a multiple of 2 .*got {frames}"):
+            model(torch.zeros(1, frames, 3, 32, 32), interpolate_pos_encoding=True)
 
     def test_image_model_given_a_clip(self):
         model = VideoMambaModel(small_config(num_frames=None))

@@ -375,6 +375,23 @@ class TestModel:
         with pytest.raises(ValueError, match="`bool_masked_pos` is missing"):
             model(**inputs, target_features=torch.ones(1, 3, 17, 12))
 
+    @pytest.mark.parametrize("name", ["masked_input_ids", "masked_labels"])
+    def test_masked_words_without_the_words_or_these_without_a_text(self, inputs, name):
+        model = VideoMambaForVideoTextPreTraining(small_video_text_config())
+        with pytest.raises(ValueError, match="`masked_input_ids` and `masked_labels` come together"):
+            model(**inputs, **{name: inputs["input_ids"]})
+
+    @pytest.mark.parametrize("model_class", [VideoMambaForVideoTextRetrieval, VideoMambaForVideoTextPreTraining])
+    def test_frames_of_another_size(self, inputs, model_class):
+        model = model_class(small_video_text_config()).eval()
+        inputs["pixel_values"] = torch.randn(3, 4, 3, 48, 64)
+        with pytest.raises(ValueError, match="Pass `interpolate_pos_encoding=True`"):
+            model(**inputs)
+        interpolated = model(**inputs, interpolate_pos_encoding=True).logits_per_video
+        model.resize_position_embeddings(image_size=(48, 64))
+        assert model.config.vision_config.image_size == (48, 64)
+        assert_same(model(**inputs).logits_per_video, interpolated, 1e-6)
+
     @pytest.mark.parametrize(
         ("fields", "message"),
         [

@@ -160,7 +160,10 @@ class VideoMambaTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         if self.warmup_epochs > self.num_train_epochs:
-            raise ValueError(f"--warmup_epochs {self.warmup_epochs:g} of --num_train_epochs {self.num_train_epochs:g}")
+            raise ValueError(
+                f"--warmup_epochs {self.warmup_epochs:g} is more than --num_train_epochs {self.num_train_epochs:g}: give a "
+                "smaller number, such as 0."
+            )
         ours = {
             "lr_scheduler_type": "--lr_schedule, --warmup_learning_rate, --min_learning_rate",
             "warmup_steps": "--warmup_epochs",
