@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from http.client import HTTPException
 from itertools import islice
+from urllib.parse import quote
 
 import av
 import numpy as np
@@ -23,6 +24,7 @@ from transformers.video_utils import VideoMetadata
 VideoSource = str | os.PathLike | bytes
 
 FRAMES_AT_A_TIME = 16
+ADDRESS_CHARACTERS = "%:/?#[]@!$&'()*+,;="  # what is quoted already stays so
 CONTAINERS_WITH_INDEX = {"mov", "mp4", "matroska", "webm"}
 
 
@@ -55,9 +57,11 @@ def decode_video(
         name = f"<{len(source)} bytes>"
     else:
         source = name = os.fspath(source)
-        if name.startswith(("http://", "https://")):
+        if is_address(name):
             source = _fetch(name)
-        elif not os.path.isfile(name):
+        elif os.path.isfile(name):
+            source = os.path.abspath(name)  # FFmpeg would take what comes before a colon for a protocol
+        else:
             raise FileNotFoundError(f"No such video file: {name}")
     try:
         metadata, times, keyframes = _read_index(source)
@@ -93,11 +97,15 @@ def _put_together(frames: Iterator[Tensor], shrink: Callable[[Tensor], Tensor] |
     return torch.cat(parts)
 
 
+def is_address(path: str) -> bool:
+    return path.lower().startswith(("http://", "https://"))
+
+
 def _fetch(address: str) -> bytes:
     try:
-        with urllib.request.urlopen(address, timeout=60) as response:
+        with urllib.request.urlopen(quote(address, safe=ADDRESS_CHARACTERS), timeout=60) as response:
             return response.read()
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, ValueError) as error:
         raise ValueError(f"Cannot fetch the video {address}: {error}") from error
 
 
@@ -207,4 +215,4 @@ def _picture(frame: "av.VideoFrame") -> Tensor:
     return torch.from_numpy(picture.copy()).permute(2, 0, 1)  # (3, height, width)
 
 
-__all__ = ["VideoSource", "decode_video", "torchcodec_is_usable"]
+__all__ = ["VideoSource", "decode_video", "is_address", "torchcodec_is_usable"]

@@ -104,7 +104,14 @@ def pixel_values():
     return torch.randn(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-def render_clip(path: Path, num_frames: int = 40, size: tuple[int, int] = (64, 96), codec: str = "libx264") -> np.ndarray:
+def render_clip(
+    path: Path,
+    num_frames: int = 40,
+    size: tuple[int, int] = (64, 96),
+    codec: str = "libx264",
+    codec_options: dict[str, str] | None = None,
+    movflags: str | None = None,
+) -> np.ndarray:
     """Writes a clip in which frame i is told by its brightness, a keyframe every 12 frames; returns what was drawn.
 
     `size` is `(height, width)`; the result `(num_frames, height, width, 3)`, uint8.
@@ -112,8 +119,8 @@ def render_clip(path: Path, num_frames: int = 40, size: tuple[int, int] = (64, 9
     height, width = size
     ramp = np.linspace(0, 40, width, dtype=np.uint8)
     frames = np.stack([np.full((height, width, 3), 30 + 4 * i, np.uint8) + ramp[None, :, None] for i in range(num_frames)])
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
+    with av.open(str(path), "w", options={"movflags": movflags} if movflags else {}) as container:
+        stream = container.add_stream(codec, rate=25, options=codec_options)
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, "yuv420p", 12
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))

@@ -17,6 +17,7 @@ from examples.common.media_lists import (
     load_media,
     name_of,
     read_list,
+    source_of,
     write_list,
 )
 
@@ -127,6 +128,11 @@ class TestLists:
         videos = load(*(separator.join(fields) for fields in [("a.mp4", "1"), ("sub dir/c d.mp4", "0"), ("b.mp4", "12")]))
         assert rows_of(videos, tmp_path) == [("a.mp4", 1), ("sub dir/c d.mp4", 0), ("b.mp4", 12)]
         assert label_names(videos) is None
+
+    def test_addresses_stay_as_they_are(self, load):
+        addresses = ["https://example.com/a.mp4", "HTTP://example.com/b.mp4"]
+        videos = load("a.mp4,1", *(f"{address},0" for address in addresses))
+        assert [source_of(row) for row in videos][1:] == addresses
 
     def test_quotes_keep_commas(self, load, tmp_path):
         make_files(tmp_path, "one, two.mp4")

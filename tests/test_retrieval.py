@@ -164,11 +164,11 @@ class TestLists:
 
     def test_relative_paths_start_at_the_root_or_the_list(self, folder, tmp_path):
         (tmp_path / "lists").mkdir()
-        absolute, address = str(folder / "a.mp4"), "https://example.com/c.mp4"
-        rows = [{"video": path, "caption": "a"} for path in (absolute, "b.png", address)]
+        absolute, *addresses = str(folder / "a.mp4"), "https://example.com/c.mp4", "HTTP://example.com/d.mp4"
+        rows = [{"video": path, "caption": "a"} for path in (absolute, "b.png", *addresses)]
         file = write_list(tmp_path / "lists" / "list.json", rows)
         read = [captioned.path for captioned in load_captions(file, str(folder))]
-        assert read == [absolute, str(folder / "b.png"), address]
+        assert read == [absolute, str(folder / "b.png"), *addresses]
         with pytest.raises(FileNotFoundError, match=r"None of the 1 files .*lists/b.png.* --media_root"):
             load_captions(write_list(file, rows[1:2]))
 

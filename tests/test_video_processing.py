@@ -1,6 +1,8 @@
 """The video processor: the reference's frames, pixels and views, from files of many kinds."""
 
 import json
+import shutil
+from urllib.parse import quote
 
 import av
 import numpy as np
@@ -245,6 +247,19 @@ class TestDecoding:
         with served(tmp_path) as address:
             assert torch.equal(processor(f"{address}/clip.mp4", return_tensors="pt")["pixel_values"], expected)
 
+    @pytest.mark.parametrize("decoder", DECODERS)
+    def test_a_name_with_a_colon_is_no_protocol(self, clip, tmp_path, monkeypatch, decoder):
+        shutil.copy(clip[0], tmp_path / "12:30.mp4")
+        monkeypatch.chdir(tmp_path)
+        assert len(decode_video("12:30.mp4", lambda metadata: [0, 39], decoder)[0]) == 2
+
+    def test_addresses_as_people_write_them(self, clip, tmp_path):
+        name = "ünï 100%25.mp4"
+        shutil.copy(clip[0], tmp_path / "ünï 100%.mp4")
+        with served(tmp_path) as address:
+            for written in (f"{address}/{name}", f"{address}/{quote(name, safe='%')}", f"HTTP{address[4:]}/{name}"):
+                assert len(decode_video(written, lambda metadata: [0, 39])[0]) == 2
+
     def test_pil_frames_of_any_mode(self):
         image = Image.fromarray(np.arange(48 * 64, dtype=np.uint8).reshape(48, 64))
         processor = VideoMambaVideoProcessor(do_sample_frames=False)
@@ -283,18 +298,7 @@ class TestBadVideos:
     def test_truncated_mp4(self, tmp_path, kept, index_first):
         """Also when its index comes first and so survives: a part of a video is no video."""
         path = tmp_path / "whole.mp4"
-        render_clip(path, size=(128, 192))
-        if index_first:
-            with (
-                av.open(str(path)) as source,
-                av.open(str(tmp_path / "f.mp4"), "w", options={"movflags": "faststart"}) as copy,
-            ):
-                stream = copy.add_stream_from_template(source.streams.video[0])
-                for packet in source.demux(video=0):
-                    if packet.dts is not None:
-                        packet.stream = stream
-                        copy.mux(packet)
-            path = tmp_path / "f.mp4"
+        render_clip(path, size=(128, 192), movflags="faststart" if index_first else None)
         content = path.read_bytes()
         assert (content.index(b"moov") < content.index(b"mdat")) == index_first
         (tmp_path / "part.mp4").write_bytes(content[: int(kept * len(content))])

@@ -18,6 +18,8 @@ from typing import NamedTuple
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from modeling_videomamba.video_decoding import is_address
+
 from .media_files import SUFFIXES, Media
 
 
@@ -74,7 +76,7 @@ def load_captions(source: str | Path, media_root: str | None = None) -> list[Cap
         files[path] = before._replace(captions=before.captions + _captions(row, where))
     if not files:
         raise ValueError(f"The list {source} is empty.")
-    if not any(_is_address(path) or Path(path).exists() for path in files):
+    if not any(is_address(path) or Path(path).exists() for path in files):
         raise FileNotFoundError(
             f"None of the {len(files)} files in {source} exists, the first is {next(iter(files))}. Relative paths start from "
             f"{root}: say otherwise with --media_root."
@@ -154,7 +156,7 @@ def _place(row: dict, root: Path, where: str) -> tuple[str, Media]:
     medium = given[0]
     if medium == "path":
         medium = "image" if Path(path).suffix.lower() in SUFFIXES["image"] else "video"
-    return path if _is_address(path) else str(root / path), medium
+    return path if is_address(path) else str(root / path), medium
 
 
 def _captions(row: dict, where: str) -> tuple[str, ...]:
@@ -166,7 +168,3 @@ def _captions(row: dict, where: str) -> tuple[str, ...]:
     if "" in cleaned:
         raise ValueError(f"{where}: the caption {captions[cleaned.index('')]!r} is empty, or nothing but punctuation.")
     return cleaned
-
-
-def _is_address(path: str) -> bool:
-    return path.startswith(("http://", "https://"))

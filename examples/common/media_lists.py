@@ -13,6 +13,8 @@ import datasets
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, Value, Video
 
+from modeling_videomamba.video_decoding import is_address
+
 from .frame_sampling import lvu_windows
 from .media_files import SUFFIXES, Media, find_files, printable
 
@@ -142,7 +144,7 @@ def read_list(path: Path, root: str | None = None, media: Media = "video", label
                 duration = float(fields[2])
             except ValueError:
                 raise ValueError(f"{path}: the third field of {row} is no number of seconds.") from None
-        columns[media].append(fields[0] if _is_address(fields[0]) else str(file))
+        columns[media].append(fields[0] if is_address(fields[0]) else str(file))
         columns["label"].append(fields[2] if is_frame_folder else fields[1])
         columns["duration"].append(duration)
     if None in columns["duration"]:
@@ -151,7 +153,7 @@ def read_list(path: Path, root: str | None = None, media: Media = "video", label
     if not labelled:
         del columns["label"]
 
-    missing = [file for file in columns[media] if not _is_address(file) and not os.path.exists(file)]
+    missing = [file for file in columns[media] if not is_address(file) and not os.path.exists(file)]
     if len(missing) == len(rows):
         raise FileNotFoundError(
             f"None of the {len(rows)} {media}s in {path} exists, the first is {missing[0]}. Relative paths start from "
@@ -178,7 +180,7 @@ def write_list(videos: Dataset, path: Path) -> None:
             if isinstance(source := source_of(row), str):
                 label = names[row["label"]] if names and isinstance(row["label"], int) else row["label"]
                 duration = [row["duration"]] if "duration" in row else []
-                place = source if _is_address(source) else Path(source).absolute()
+                place = source if is_address(source) else Path(source).absolute()
                 csv.writer(file).writerow([place, label, *duration])
 
 
@@ -298,10 +300,6 @@ def _splits_in(folder: Path, suffix: str) -> dict[str, Path]:
     paths = {split: [folder / f"{name}{suffix}" for name in names] for split, names in SPLIT_NAMES.items()}
     found = {split: next((path for path in candidates if path.exists()), None) for split, candidates in paths.items()}
     return {split: path for split, path in found.items() if path is not None}
-
-
-def _is_address(path: str) -> bool:
-    return path.startswith(("http://", "https://"))
 
 
 def _rows_of(path: Path, root: Path, media: Media, labelled: bool) -> list[list[str]]:
