@@ -119,6 +119,9 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
 
     def _preprocess(self, videos: list[Tensor], num_clips: int, num_crops: int, return_tensors=None, **kwargs) -> BatchFeature:
         if num_clips > 1:
+            for video in videos:
+                if len(video) % num_clips:
+                    raise ValueError(f"{len(video)} frames cannot be divided into `num_clips` {num_clips} of equal length.")
             videos = [clip for video in videos for clip in video.chunk(num_clips)]
         if num_crops > 1:
             crop_size = kwargs["crop_size"]
@@ -157,10 +160,17 @@ def _plain(videos: VideoInput) -> VideoInput:
     if isinstance(videos, (list, tuple)):
         if not videos:
             raise ValueError("An empty list is no video.")
-        return [_plain(video) for video in videos]
+        videos = [_plain(video) for video in videos]
+        if len({_is_named(video) for video in videos}) > 1:
+            raise ValueError("A list of videos may hold paths and addresses, or arrays and lists of frames, but not both.")
+        return videos
     if isinstance(videos, (np.ndarray, Tensor)) and 0 in videos.shape:
         raise ValueError(f"A video of shape {tuple(videos.shape)} has no frames or no pixels.")
     return videos
+
+
+def _is_named(video: VideoInput) -> bool:
+    return _is_named(video[0]) if isinstance(video, list) else isinstance(video, str)
 
 
 def interval_middles(total: int, num_frames: int) -> np.ndarray:

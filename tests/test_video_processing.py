@@ -183,6 +183,10 @@ class TestViews:
         for name in ("num_frames", "num_clips", "num_crops"):
             with pytest.raises(Exception, match=name):
                 VideoMambaVideoProcessor()(clip[0], **{name: 0})
+        for length in (9, 10):
+            with pytest.raises(ValueError, match=f"{length} frames cannot be divided into `num_clips` 4 of equal length"):
+                frames = np.zeros((length, 32, 48, 3), np.uint8)
+                VideoMambaVideoProcessor()(frames, num_clips=4, do_sample_frames=False)
         with pytest.raises(ValueError, match="`num_crops` 3 makes squares, but this model takes frames of 40 x 24"):
             VideoMambaVideoProcessor(size={"shortest_edge": 40}, crop_size={"height": 40, "width": 24})(clip[0], num_crops=3)
 
@@ -341,6 +345,12 @@ class TestBadVideos:
     def test_no_frames(self, video):
         with pytest.raises(ValueError, match="is no video|has no frames"):
             VideoMambaVideoProcessor()(video)
+
+    def test_paths_beside_arrays(self, clip):
+        path, drawn = clip
+        for videos in ([path, drawn], [drawn, path], [[Image.fromarray(frame) for frame in drawn], path]):
+            with pytest.raises(ValueError, match="may hold paths and addresses, or arrays and lists of frames, but not both"):
+                VideoMambaVideoProcessor()(videos)
 
     def test_unreachable_address(self):
         with pytest.raises(ValueError, match=r"Cannot fetch the video http://127\.0\.0\.1:9/clip\.mp4"):
