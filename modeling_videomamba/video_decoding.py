@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from http.client import HTTPException
 from itertools import islice
+from typing import NamedTuple
 from urllib.parse import quote
 
 import av
@@ -64,37 +65,19 @@ def decode_video(
         else:
             raise FileNotFoundError(f"No such video file: {name}")
     try:
-        metadata, times, keyframes = _read_index(source)
+        index = _read_index(source)
+        metadata = index.metadata
         indices = metadata.frames_indices = [int(i) for i in choose_frames(metadata)]
         if not indices or min(indices) < 0 or max(indices) >= metadata.total_num_frames:
             raise EOFError(f"frames {indices} asked for, it has {metadata.total_num_frames}")
         wanted = sorted(set(indices))
-        frames = None
-        if decoder == "torchcodec" or (decoder is None and keyframes and torchcodec_is_usable()):
-            metadata.video_backend = "torchcodec"
-            try:
-                frames = _put_together(_decode_torchcodec(source, wanted), shrink)
-            except RuntimeError:  # PyAV reads some files that torchcodec does not: edit lists that start before a keyframe
-                if decoder == "torchcodec":
-                    raise
-        if frames is None:
-            metadata.video_backend = "pyav"
-            at_times = _decode_at_times(source, keyframes, [times[i] for i in wanted]) if keyframes else None
-            frames = _put_together(at_times or _decode_from_start(source, wanted), shrink)
-    except (av.FFmpegError, EOFError, RuntimeError) as error:
+        frames = _decode(source, index, wanted, decoder, shrink)
+    except (av.FFmpegError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"Cannot decode the video {name}: it is empty, truncated or no video ({reason}).") from error
+    except EOFError as error:
+        raise ValueError(f"Cannot decode the video {name}: {error}.") from error
     return frames if indices == wanted else frames[np.searchsorted(wanted, indices)], metadata
-
-
-def _put_together(frames: Iterator[Tensor], shrink: Callable[[Tensor], Tensor] | None) -> Tensor:
-    """One tensor of frames `(3, height, width)`."""
-    parts = []
-    while part := list(islice(frames, FRAMES_AT_A_TIME)):
-        parts.append(torch.stack(part))
-        if shrink is not None:
-            parts[-1] = shrink(parts[-1])
-    return torch.cat(parts)
 
 
 def is_address(path: str) -> bool:
@@ -127,29 +110,47 @@ def _open(source: str | bytes) -> "av.container.InputContainer":
     return av.open(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 
-def _read_index(source: str | bytes) -> tuple[VideoMetadata, list[int], list[int]]:
-    """Metadata, the times of all frames and those of keyframes, ascending, in the stream's time base.
+class _Packet(NamedTuple):
+    """What is kept of a packet; with their content, those of a long video would take as much memory as its file."""
 
-    Both lists are empty if the container has no index.
-    """
+    pts: int | None
+    duration: int
+    is_keyframe: bool
+    is_discard: bool  # cut off by an edit list
+
+
+class _Index(NamedTuple):
+    """Times are in the stream's time base, ascending; without an index in the container there are none."""
+
+    metadata: VideoMetadata
+    stream: int
+    times: list[int]
+    keyframes: list[int]
+
+
+def _read_index(source: str | bytes) -> _Index:
     with _open(source) as container:
-        if not container.streams.video:
-            raise EOFError("no video stream")
-        stream = container.streams.video[0]
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        shown = [packet for packet in packets if not packet.is_discard]  # the others are cut off by an edit list
+        stream = container.streams.best("video")
+        if stream is None:
+            raise EOFError("it has no video stream")
+        if stream.codec_context is None:
+            raise EOFError("there is no decoder for its codec")
+        packets = [
+            _Packet(packet.pts, packet.duration or 0, packet.is_keyframe, packet.is_discard)
+            for packet in _demux(container, stream)
+            if packet.size
+        ]
+        shown = [packet for packet in packets if not packet.is_discard]
         if not shown:
-            raise EOFError("no frames")
+            raise EOFError("it has no frames")
         has_index = bool(CONTAINERS_WITH_INDEX & set(container.format.name.split(",")))
         has_index = has_index and all(packet.pts is not None for packet in packets)
-        times = sorted(packet.pts for packet in shown) if has_index else []
         if has_index and stream.duration is not None:
-            frame = max(packet.duration or 0 for packet in packets)
-            end = max(packet.pts + (packet.duration or 0) for packet in packets) - (stream.start_time or 0)
+            frame = max(packet.duration for packet in packets)
+            end = max(packet.pts + packet.duration for packet in packets) - (stream.start_time or 0)
             if end <= stream.duration - frame:  # at least one frame is missing
                 seconds, promised = (float(time * stream.time_base) for time in (end, stream.duration))
-                raise EOFError(f"it ends after {seconds:.2f} of {promised:.2f} s")
-        keyframes = sorted(packet.pts for packet in packets if packet.is_keyframe) if has_index else []
+                raise EOFError(f"it is truncated: it ends after {seconds:.2f} of {promised:.2f} s")
         fps = float(stream.average_rate or 0) or None
         metadata = VideoMetadata(
             total_num_frames=len(shown),
@@ -158,56 +159,120 @@ def _read_index(source: str | bytes) -> tuple[VideoMetadata, list[int], list[int
             height=stream.height,
             duration=len(shown) / fps if fps else None,
         )
-    return metadata, times, keyframes
+        return _Index(
+            metadata,
+            stream.index,
+            times=sorted(packet.pts for packet in shown) if has_index else [],
+            keyframes=sorted(packet.pts for packet in packets if packet.is_keyframe) if has_index else [],
+        )
 
 
-def _decode_torchcodec(source: str | bytes, indices: list[int]) -> Iterator[Tensor]:
-    """Yields the frames `(3, height, width)` of the ascending `indices`."""
+def _demux(container: "av.container.InputContainer", stream: "av.VideoStream") -> Iterator["av.Packet"]:
+    try:
+        yield from container.demux(stream)
+    except IndexError:  # PyAV's, after the last packet, if streams have appeared on the way: in MPEG-TS, also by damage
+        return
+
+
+def _frames(container: "av.container.InputContainer", stream: "av.VideoStream") -> Iterator["av.VideoFrame"]:
+    for packet in _demux(container, stream):
+        yield from packet.decode()
+
+
+def _with_threads(stream: "av.VideoStream") -> "av.VideoStream":
+    stream.codec_context.thread_count = _threads()
+    stream.thread_type = "AUTO"
+    return stream
+
+
+def _decode(
+    source: str | bytes,
+    index: _Index,
+    wanted: list[int],
+    decoder: str | None,
+    shrink: Callable[[Tensor], Tensor] | None,
+) -> Tensor:
+    """The frames of the ascending indices `wanted`."""
+
+    def put_together(frames: Iterator[Tensor]) -> Tensor:
+        return _put_together(_of_one_size(frames, index.metadata), shrink)
+
+    if decoder == "torchcodec" or (decoder is None and index.keyframes and torchcodec_is_usable()):
+        index.metadata.video_backend = "torchcodec"
+        try:
+            return put_together(_decode_torchcodec(source, index, wanted))
+        except RuntimeError:  # PyAV reads some files that it does not: edit lists that start before a keyframe
+            if decoder == "torchcodec":
+                raise
+    index.metadata.video_backend = "pyav"
+    frames = (_decode_at_times if index.keyframes else _decode_from_start)(source, index, wanted)
+    return put_together(frames)
+
+
+def _of_one_size(frames: Iterator[Tensor], metadata: VideoMetadata) -> Iterator[Tensor]:
+    """Yields the frames, and notes their size, which is that of the pictures upright."""
+    size = None
+    for frame in frames:
+        if size not in (None, frame.shape[1:]):
+            before, after = (f"{height} x {width}" for height, width in (size, frame.shape[1:]))
+            raise EOFError(f"the frame size changes from {before} to {after} within the video")
+        size = metadata.height, metadata.width = tuple(frame.shape[1:])
+        yield frame
+
+
+def _put_together(frames: Iterator[Tensor], shrink: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """One tensor of frames `(3, height, width)`."""
+    parts = []
+    while part := list(islice(frames, FRAMES_AT_A_TIME)):
+        parts.append(torch.stack(part))
+        if shrink is not None:
+            parts[-1] = shrink(parts[-1])
+    return torch.cat(parts)
+
+
+def _decode_torchcodec(source: str | bytes, index: _Index, wanted: list[int]) -> Iterator[Tensor]:
+    """Yields the frames `(3, height, width)` of the ascending indices `wanted`."""
     try:
         from torchcodec.decoders import VideoDecoder
     except ImportError as error:
         raise ImportError("torchcodec is not installed: `pip install torchcodec`.") from error
 
-    decoder = VideoDecoder(source, seek_mode="exact", num_ffmpeg_threads=_threads())
-    for start in range(0, len(indices), FRAMES_AT_A_TIME):
-        yield from decoder.get_frames_at(indices[start : start + FRAMES_AT_A_TIME]).data
+    decoder = VideoDecoder(source, stream_index=index.stream, seek_mode="exact", num_ffmpeg_threads=_threads())
+    for start in range(0, len(wanted), FRAMES_AT_A_TIME):
+        yield from decoder.get_frames_at(wanted[start : start + FRAMES_AT_A_TIME]).data
 
 
-def _decode_at_times(source: str | bytes, keyframes: list[int], times: list[int]) -> Iterator[Tensor]:
-    """Yields the frames `(3, height, width)` at the ascending `times`, jumping ahead wherever a keyframe allows it."""
+def _decode_at_times(source: str | bytes, index: _Index, wanted: list[int]) -> Iterator[Tensor]:
+    """Yields the frames `(3, height, width)` of the ascending indices `wanted`, jumping ahead where a keyframe allows it."""
     with _open(source) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = _threads()
-        stream.thread_type = "AUTO"
+        stream = _with_threads(container.streams[index.stream])
         decoded, position = iter(()), None
-        for time in times:
-            keyframe = keyframes[max(bisect_right(keyframes, time) - 1, 0)]
+        for time in (index.times[i] for i in wanted):
+            keyframe = index.keyframes[max(bisect_right(index.keyframes, time) - 1, 0)]
             if position is None or keyframe > position:
                 container.seek(keyframe, stream=stream)
-                decoded = container.decode(stream)
+                decoded = _frames(container, stream)
             for frame in decoded:
                 position = frame.pts
                 if position == time:
                     yield _picture(frame)
                     break
             else:
-                raise EOFError(f"no frame at {float(time * stream.time_base):.2f} s")
+                raise EOFError(f"it has no frame at {float(time * stream.time_base):.2f} s")
 
 
-def _decode_from_start(source: str | bytes, indices: list[int]) -> Iterator[Tensor]:
-    """Yields the frames `(3, height, width)` of the ascending `indices`, counted as they are shown."""
+def _decode_from_start(source: str | bytes, index: _Index, wanted: list[int]) -> Iterator[Tensor]:
+    """Yields the frames `(3, height, width)` of the ascending indices `wanted`, counted as they are shown."""
     with _open(source) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = _threads()
-        stream.thread_type = "AUTO"
-        decoded = enumerate(container.decode(video=0))
-        for wanted in indices:
-            for index, frame in decoded:
-                if index == wanted:
+        decoded = enumerate(_frames(container, _with_threads(container.streams[index.stream])))
+        position = -1
+        for i in wanted:
+            for position, frame in decoded:
+                if position == i:
                     yield _picture(frame)
                     break
             else:
-                raise EOFError(f"no frame {wanted}")
+                raise EOFError(f"only {position + 1} of its {index.metadata.total_num_frames} frames can be decoded")
 
 
 def _picture(frame: "av.VideoFrame") -> Tensor:

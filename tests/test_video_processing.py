@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import weakref
+from contextlib import contextmanager
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import av
@@ -14,7 +17,7 @@ from transformers import AutoImageProcessor, AutoVideoProcessor, pipeline
 from transformers.video_utils import VideoMetadata
 
 from conversion.converter import processor_for
-from modeling_videomamba import VideoMambaVideoProcessor, decode_video
+from modeling_videomamba import VideoMambaVideoProcessor, decode_video, video_decoding
 from modeling_videomamba.video_decoding import torchcodec_is_usable
 
 from .conftest import FIXTURES, golden, render_clip, save_model, served, small_config
@@ -43,6 +46,23 @@ def clip(tmp_path):
 
 def brightness(frames):
     return frames.float().mean((1, 2, 3)).tolist()
+
+
+def take_packets_from(demux, monkeypatch):
+    """Files are opened as ever, but their packets come from `demux(container, stream)`."""
+    open_file = video_decoding._open
+
+    @contextmanager
+    def open_with_other_packets(source):
+        with open_file(source) as container:
+            yield SimpleNamespace(
+                streams=container.streams,
+                format=container.format,
+                seek=container.seek,
+                demux=lambda stream: demux(container, stream),
+            )
+
+    monkeypatch.setattr(video_decoding, "_open", open_with_other_packets)
 
 
 class TestFrameSampling:
@@ -141,6 +161,26 @@ class TestLongVideos:
         assert parts == [16, 16, 8]
         assert frames.shape == (40, 3, drawn.shape[1] // 2, drawn.shape[2] // 2)
 
+    def test_few_packets_are_in_memory(self, clip, monkeypatch):
+        class Packet:
+            def __init__(self, packet):
+                self.pts, self.duration, self.size = packet.pts, packet.duration, packet.size
+                self.is_keyframe, self.is_discard = packet.is_keyframe, packet.is_discard
+
+        alive, most = weakref.WeakSet(), 0
+
+        def demux(container, stream):
+            nonlocal most
+            for packet in container.demux(stream):
+                packet = Packet(packet)
+                alive.add(packet)
+                most = max(most, len(alive))
+                yield packet
+
+        take_packets_from(demux, monkeypatch)
+        assert video_decoding._read_index(clip[0]).metadata.total_num_frames == 40
+        assert 0 < most < 4
+
     def test_pipeline_with_more_frames_than_the_model_was_trained_on(self, clip, tmp_path):
         classify = pipeline("video-classification", model=str(save_model(tmp_path)))
         [best] = classify(clip[0], num_frames=30, top_k=1)
@@ -205,6 +245,19 @@ class TestDecoding:
         assert metadata.frames_indices == indices
         assert brightness(frames) == pytest.approx([drawn[i].mean() for i in indices], abs=1.5)  # frames differ by 4
 
+    def test_frames_between_are_jumped_over(self, clip, monkeypatch):
+        decoded = []
+
+        def frames(container, stream):
+            for frame in read_frames(container, stream):
+                decoded.append(frame.pts)
+                yield frame
+
+        read_frames = video_decoding._frames
+        monkeypatch.setattr(video_decoding, "_frames", frames)
+        decode_video(clip[0], lambda metadata: [0, 39], "pyav")
+        assert len(decoded) < 14  # the first, and those from the last keyframe on
+
     @pytest.mark.skipif(not torchcodec_is_usable(), reason="torchcodec, or its FFmpeg, is not installed")
     def test_both_decoders_return_the_same_pictures(self, clip):
         frames = [decode_video(clip[0], lambda metadata: range(0, 40, 3), decoder)[0] for decoder in ("pyav", "torchcodec")]
@@ -221,6 +274,23 @@ class TestDecoding:
         assert brightness(frames) == pytest.approx([drawn[i].mean() for i in (5, 20, 38)], abs=1.5)
 
     @pytest.mark.parametrize("decoder", DECODERS)
+    def test_the_stream_that_plays_is_taken(self, tmp_path, decoder):
+        """Not a cover picture before it, even if the file does not say that it is one."""
+        with av.open(str(tmp_path / "a.mkv"), "w") as container:
+            cover = container.add_stream("mjpeg", rate=1)
+            cover.width, cover.height, cover.pix_fmt = 192, 128, "yuvj420p"
+            stream = container.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+            picture = np.zeros((128, 192, 3), np.uint8)
+            container.mux(cover.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            for _ in range(20):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture[:64, :96], format="rgb24")))
+            container.mux([*cover.encode(), *stream.encode()])
+        frames, metadata = decode_video(tmp_path / "a.mkv", lambda metadata: [0, 19], decoder)
+        assert metadata.total_num_frames == 20
+        assert frames.shape == (2, 3, 64, 96)
+
+    @pytest.mark.parametrize("decoder", DECODERS)
     def test_a_rotated_recording_comes_out_upright(self, tmp_path, decoder):
         path = tmp_path / "phone.mp4"
         drawn = render_clip(path)
@@ -233,8 +303,9 @@ class TestDecoding:
             zero + one + zero + minus_one + zero + zero + zero + zero + (1 << 30).to_bytes(4, "big")
         )
         path.write_bytes(content)
-        [frame] = decode_video(path, lambda metadata: [10], decoder)[0]
+        [frame], metadata = decode_video(path, lambda metadata: [10], decoder)
         assert frame.shape == (3, 96, 64)
+        assert (metadata.height, metadata.width) == (96, 64)
         expected = np.rot90(drawn[10], -1).astype(float)  # a quarter turn clockwise
         assert np.abs(frame.permute(1, 2, 0).numpy() - expected).mean() < 2
 
@@ -307,6 +378,32 @@ class TestBadVideos:
         assert (content.index(b"moov") < content.index(b"mdat")) == index_first
         (tmp_path / "part.mp4").write_bytes(content[: int(kept * len(content))])
         self.check(tmp_path / "part.mp4", "truncated")
+
+    def test_a_codec_without_decoder(self, clip, tmp_path):
+        content = (tmp_path / "clip.mp4").read_bytes()
+        assert content.count(b"avc1", content.index(b"stsd")) == 1
+        head, tail = content[: content.index(b"stsd")], content[content.index(b"stsd") :]
+        (tmp_path / "clip.mp4").write_bytes(head + tail.replace(b"avc1", b"zzz9"))
+        self.check(clip[0], "there is no decoder for its codec")
+
+    @pytest.mark.parametrize("decoder", ["pyav", None])
+    def test_streams_that_appear_on_the_way(self, tmp_path, monkeypatch, decoder):
+        """As in MPEG-TS, often by damage. PyAV may then end with an IndexError."""
+
+        def demux(container, stream):
+            yield from container.demux(stream)
+            raise IndexError("list index out of range")
+
+        drawn = render_clip(tmp_path / "clip.ts")
+        take_packets_from(demux, monkeypatch)
+        frames, _ = decode_video(tmp_path / "clip.ts", lambda metadata: range(40), decoder)
+        assert brightness(frames) == pytest.approx(drawn.mean((1, 2, 3)), abs=1.5)
+
+    def test_the_frame_size_changes(self, tmp_path):
+        render_clip(tmp_path / "a.ts", num_frames=20)
+        render_clip(tmp_path / "b.ts", num_frames=20, size=(96, 128))
+        (tmp_path / "both.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+        self.check(tmp_path / "both.ts", "the frame size changes from 64 x 96 to 96 x 128 within the video")
 
     def test_sound_only(self, tmp_path):
         with av.open(str(tmp_path / "sound.mp4"), "w") as container:
