@@ -10,6 +10,7 @@ import os
 import urllib.request
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from http.client import HTTPException
 from itertools import islice
 from typing import NamedTuple
@@ -124,6 +125,7 @@ class _Index(NamedTuple):
 
     metadata: VideoMetadata
     stream: int
+    time_base: Fraction
     times: list[int]
     keyframes: list[int]
 
@@ -147,7 +149,8 @@ def _read_index(source: str | bytes) -> _Index:
         has_index = has_index and all(packet.pts is not None for packet in packets)
         if has_index and stream.duration is not None:
             frame = max(packet.duration for packet in packets)
-            end = max(packet.pts + packet.duration for packet in packets) - (stream.start_time or 0)
+            # Fragments promise the time of their end, other files their length, whatever the start.
+            end = max(packet.pts + packet.duration for packet in packets) - min(stream.start_time or 0, 0)
             if end <= stream.duration - frame:  # at least one frame is missing
                 seconds, promised = (float(time * stream.time_base) for time in (end, stream.duration))
                 raise EOFError(f"it is truncated: it ends after {seconds:.2f} of {promised:.2f} s")
@@ -162,6 +165,7 @@ def _read_index(source: str | bytes) -> _Index:
         return _Index(
             metadata,
             stream.index,
+            stream.time_base,
             times=sorted(packet.pts for packet in shown) if has_index else [],
             keyframes=sorted(packet.pts for packet in packets if packet.is_keyframe) if has_index else [],
         )
@@ -201,12 +205,16 @@ def _decode(
         index.metadata.video_backend = "torchcodec"
         try:
             return put_together(_decode_torchcodec(source, index, wanted))
-        except RuntimeError:  # PyAV reads some files that it does not: edit lists that start before a keyframe
+        except (EOFError, RuntimeError):  # PyAV reads some files that it does not: edit lists that start before a keyframe
             if decoder == "torchcodec":
                 raise
     index.metadata.video_backend = "pyav"
-    frames = (_decode_at_times if index.keyframes else _decode_from_start)(source, index, wanted)
-    return put_together(frames)
+    if index.keyframes:
+        try:
+            return put_together(_decode_at_times(source, index, wanted))
+        except EOFError:  # in files with several edits, or in fragments, a jump may land behind the keyframe
+            pass
+    return put_together(_decode_from_start(source, index, wanted))
 
 
 def _of_one_size(frames: Iterator[Tensor], metadata: VideoMetadata) -> Iterator[Tensor]:
@@ -239,7 +247,12 @@ def _decode_torchcodec(source: str | bytes, index: _Index, wanted: list[int]) ->
 
     decoder = VideoDecoder(source, stream_index=index.stream, seek_mode="exact", num_ffmpeg_threads=_threads())
     for start in range(0, len(wanted), FRAMES_AT_A_TIME):
-        yield from decoder.get_frames_at(wanted[start : start + FRAMES_AT_A_TIME]).data
+        part = wanted[start : start + FRAMES_AT_A_TIME]
+        frames = decoder.get_frames_at(part)
+        times = (frames.pts_seconds / float(index.time_base)).round().long().tolist()
+        if index.times and times != [index.times[i] for i in part]:
+            raise EOFError("torchcodec returned other frames than those asked for")
+        yield from frames.data
 
 
 def _decode_at_times(source: str | bytes, index: _Index, wanted: list[int]) -> Iterator[Tensor]:

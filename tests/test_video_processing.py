@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 import weakref
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -46,6 +47,22 @@ def clip(tmp_path):
 
 def brightness(frames):
     return frames.float().mean((1, 2, 3)).tolist()
+
+
+def set_edits(path, edits):
+    """Of an MP4 with its index at the end: it then shows so many frames of 0.04 s from each of these frames on."""
+    content = path.read_bytes()
+    moov, trak, edts, mdia = (content.index(name) - 4 for name in (b"moov", b"trak", b"edts", b"mdia"))
+    _, first_time, _ = struct.unpack(">iii", content[edts + 24 : edts + 36])
+    with av.open(str(path)) as container:
+        frame = int(0.04 / container.streams.video[0].time_base)
+    entries = [struct.pack(">iiHH", number * 40, first_time + start * frame, 1, 0) for start, number in edits]
+    elst = struct.pack(">i4sii", 16 + 12 * len(entries), b"elst", 0, len(entries)) + b"".join(entries)
+    new = struct.pack(">i4s", 8 + len(elst), b"edts") + elst
+    grown = bytearray(content[:edts] + new + content[mdia:])
+    for box in (moov, trak):
+        grown[box : box + 4] = (int.from_bytes(content[box : box + 4], "big") + len(new) - (mdia - edts)).to_bytes(4, "big")
+    path.write_bytes(grown)
 
 
 def take_packets_from(demux, monkeypatch):
@@ -272,6 +289,28 @@ class TestDecoding:
         frames, metadata = decode_video(tmp_path / name, lambda metadata: [5, 20, 38])
         assert metadata.video_backend == "pyav"
         assert brightness(frames) == pytest.approx([drawn[i].mean() for i in (5, 20, 38)], abs=1.5)
+
+    @pytest.mark.parametrize("decoder", [None, "pyav"])
+    @pytest.mark.parametrize("movflags", ["frag_keyframe+empty_moov", "dash+global_sidx+frag_keyframe+empty_moov"])
+    def test_fragments(self, tmp_path, movflags, decoder):
+        """Both decoders miss keyframes when they jump in these files; then it is PyAV that reads them from the start."""
+        drawn = render_clip(tmp_path / "a.mp4", movflags=movflags)
+        frames, _ = decode_video(tmp_path / "a.mp4", lambda metadata: range(metadata.total_num_frames), decoder)
+        assert brightness(frames) == pytest.approx(drawn.mean((1, 2, 3)), abs=1.5)
+        one_by_one = [decode_video(tmp_path / "a.mp4", lambda metadata, i=i: [i], decoder)[0] for i in range(40)]
+        assert torch.equal(torch.cat(one_by_one), frames)
+
+    @pytest.mark.parametrize("decoder", [None, "pyav"])
+    @pytest.mark.parametrize("edits", [[(0, 10), (24, 10)], [(24, 10), (24, 10)], [(24, 10), (0, 10)]])
+    def test_jump_cuts(self, clip, tmp_path, edits, decoder):
+        """An edit list that shows several parts, and so hides what lies between a part and the keyframe before it."""
+        path, drawn = clip
+        set_edits(tmp_path / "clip.mp4", edits)
+        frames, _ = decode_video(path, lambda metadata: range(metadata.total_num_frames), decoder)
+        expected = np.concatenate([drawn[start : start + number] for start, number in edits])
+        assert brightness(frames) == pytest.approx(expected.mean((1, 2, 3)), abs=1.5)
+        one_by_one = [decode_video(path, lambda metadata, i=i: [i], decoder)[0] for i in range(20)]
+        assert torch.equal(torch.cat(one_by_one), frames)
 
     @pytest.mark.parametrize("decoder", DECODERS)
     def test_the_stream_that_plays_is_taken(self, tmp_path, decoder):
