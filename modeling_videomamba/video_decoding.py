@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from http.client import HTTPException
-from itertools import islice
+from itertools import islice, takewhile
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -128,6 +128,7 @@ class _Index(NamedTuple):
     time_base: Fraction
     times: list[int]
     keyframes: list[int]
+    num_undecodable: int
 
 
 def _read_index(source: str | bytes) -> _Index:
@@ -154,21 +155,43 @@ def _read_index(source: str | bytes) -> _Index:
             if end <= stream.duration - frame:  # at least one frame is missing
                 seconds, promised = (float(time * stream.time_base) for time in (end, stream.duration))
                 raise EOFError(f"it is truncated: it ends after {seconds:.2f} of {promised:.2f} s")
+        num_undecodable = _count_undecodable(source, stream.index, packets)
+        total = len(shown) - num_undecodable
         fps = float(stream.average_rate or 0) or None
         metadata = VideoMetadata(
-            total_num_frames=len(shown),
+            total_num_frames=total,
             fps=fps,
             width=stream.width,
             height=stream.height,
-            duration=len(shown) / fps if fps else None,
+            duration=total / fps if fps else None,
         )
         return _Index(
             metadata,
             stream.index,
             stream.time_base,
-            times=sorted(packet.pts for packet in shown) if has_index else [],
+            times=sorted(packet.pts for packet in shown)[num_undecodable:] if has_index else [],
             keyframes=sorted(packet.pts for packet in packets if packet.is_keyframe) if has_index else [],
+            num_undecodable=num_undecodable,
         )
+
+
+def _count_undecodable(source: str | bytes, stream: int, packets: list[_Packet]) -> int:
+    """Of the frames at the start, those that need others from before it: of a recording, or a cut, inside a group of pictures.
+
+    They come before the first keyframe, or right after it with earlier times. The decoder leaves out most of them, not all.
+    """
+    if any(packet.pts is None for packet in packets):
+        return 0
+    first = next((i for i, packet in enumerate(packets) if packet.is_keyframe), 0)
+    leading = takewhile(lambda packet: packet.pts < packets[first].pts, packets[first + 1 :])
+    doubtful = [packet.pts for packet in (*packets[:first], *leading) if not packet.is_discard]
+    if not doubtful:
+        return 0
+    with _open(source) as container:
+        frame = next(_frames(container, container.streams[stream]), None)
+    if frame is None:
+        raise EOFError("none of its frames can be decoded")
+    return sum(time < frame.pts for time in doubtful)
 
 
 def _demux(container: "av.container.InputContainer", stream: "av.VideoStream") -> Iterator["av.Packet"]:
@@ -248,7 +271,7 @@ def _decode_torchcodec(source: str | bytes, index: _Index, wanted: list[int]) ->
     decoder = VideoDecoder(source, stream_index=index.stream, seek_mode="exact", num_ffmpeg_threads=_threads())
     for start in range(0, len(wanted), FRAMES_AT_A_TIME):
         part = wanted[start : start + FRAMES_AT_A_TIME]
-        frames = decoder.get_frames_at(part)
+        frames = decoder.get_frames_at([i + index.num_undecodable for i in part])  # which it counts
         times = (frames.pts_seconds / float(index.time_base)).round().long().tolist()
         if index.times and times != [index.times[i] for i in part]:
             raise EOFError("torchcodec returned other frames than those asked for")

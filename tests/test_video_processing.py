@@ -49,6 +49,19 @@ def brightness(frames):
     return frames.float().mean((1, 2, 3)).tolist()
 
 
+def copy_packets(source, target, start):
+    """Of `source` those from `start` on; returns which frames they hold, and which of these is the first keyframe."""
+    with av.open(str(source)) as whole, av.open(str(target), "w") as part:
+        stream = part.add_stream_from_template(whole.streams.video[0])
+        packets = [packet for packet in whole.demux(video=0) if packet.size]
+        times = sorted(packet.pts for packet in packets)
+        copied = [(times.index(packet.pts), packet.is_keyframe) for packet in packets[start:]]
+        for packet in packets[start:]:
+            packet.stream = stream
+            part.mux(packet)
+    return [frame for frame, _ in copied], next(frame for frame, is_keyframe in copied if is_keyframe)
+
+
 def set_edits(path, edits):
     """Of an MP4 with its index at the end: it then shows so many frames of 0.04 s from each of these frames on."""
     content = path.read_bytes()
@@ -312,6 +325,34 @@ class TestDecoding:
         one_by_one = [decode_video(path, lambda metadata, i=i: [i], decoder)[0] for i in range(20)]
         assert torch.equal(torch.cat(one_by_one), frames)
 
+    @pytest.mark.parametrize("decoder", [None, "pyav"])
+    @pytest.mark.parametrize("container", ["mkv", "ts"])
+    def test_a_recording_that_begins_inside_a_group_of_pictures(self, tmp_path, container, decoder):
+        """What comes before its first keyframe cannot be decoded, and does not count."""
+        whole, part = tmp_path / f"whole.{container}", tmp_path / f"part.{container}"
+        drawn = render_clip(whole)
+        _, keyframe = copy_packets(whole, part, 5)
+        frames, metadata = decode_video(part, lambda metadata: range(metadata.total_num_frames), decoder)
+        assert metadata.total_num_frames == 40 - keyframe
+        assert brightness(frames) == pytest.approx(drawn[keyframe:].mean((1, 2, 3)), abs=1.5)
+
+    @pytest.mark.parametrize("decoder", [None, "pyav"])
+    @pytest.mark.parametrize("container", ["mkv", "ts"])
+    @pytest.mark.parametrize("leading_pictures", ["open-gop=1", "open-gop=0:radl=2"])
+    def test_a_lossless_cut_at_any_keyframe(self, tmp_path, leading_pictures, container, decoder):
+        """Pictures may follow it that are shown before it: in open groups they need others that are cut off."""
+        whole, part = tmp_path / f"whole.{container}", tmp_path / f"part.{container}"
+        options = f"{leading_pictures}:keyint=12:min-keyint=12:bframes=4:b-adapt=0:scenecut=0:log-level=none"
+        drawn = render_clip(whole, codec="libx265", codec_options={"x265-params": options})
+        with av.open(str(whole)) as source:
+            start = [packet.is_keyframe for packet in source.demux(video=0)].index(True, 1)
+        copied, keyframe = copy_packets(whole, part, start)
+        first = keyframe if leading_pictures == "open-gop=1" else min(copied)
+        assert min(copied) < keyframe
+        frames, metadata = decode_video(part, lambda metadata: range(metadata.total_num_frames), decoder)
+        assert metadata.total_num_frames == 40 - first
+        assert brightness(frames) == pytest.approx(drawn[first:].mean((1, 2, 3)), abs=1.5)
+
     @pytest.mark.parametrize("decoder", DECODERS)
     def test_the_stream_that_plays_is_taken(self, tmp_path, decoder):
         """Not a cover picture before it, even if the file does not say that it is one."""
@@ -437,6 +478,13 @@ class TestBadVideos:
         take_packets_from(demux, monkeypatch)
         frames, _ = decode_video(tmp_path / "clip.ts", lambda metadata: range(40), decoder)
         assert brightness(frames) == pytest.approx(drawn.mean((1, 2, 3)), abs=1.5)
+
+    def test_a_raw_recording_that_begins_inside_a_group_of_pictures(self, tmp_path):
+        """It has no times, which would tell what of it cannot be decoded."""
+        render_clip(tmp_path / "whole.ts")
+        copy_packets(tmp_path / "whole.ts", tmp_path / "part.h264", 5)
+        with pytest.raises(ValueError, match=r"only \d+ of its 35 frames can be decoded"):
+            decode_video(tmp_path / "part.h264", lambda metadata: [34])
 
     def test_the_frame_size_changes(self, tmp_path):
         render_clip(tmp_path / "a.ts", num_frames=20)
