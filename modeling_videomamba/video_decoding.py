@@ -1,8 +1,9 @@
 """Decodes the sampled frames of a video file and no others: with torchcodec where it works, else with PyAV.
 
 PyAV, which brings its own FFmpeg, reads the file's packets and so counts the frames exactly. Both decoders then return the
-same pictures; torchcodec, which needs FFmpeg's libraries on the system, is the faster one. In containers without an index
-(AVI, MPEG-TS, GIF, raw streams) times are unreliable and jumps more so: PyAV decodes these from the start, and counts.
+same pictures, but for the rounding of chroma in 10-bit video and in 4:2:0 or 4:2:2 of odd sizes (0.7 to 2.8 grey levels in the
+mean); torchcodec, which needs FFmpeg's libraries on the system, is the faster one. In containers without an index (AVI,
+MPEG-TS, GIF, raw streams) times are unreliable and jumps more so: PyAV decodes these from the start, and counts.
 """
 
 import io
@@ -51,7 +52,8 @@ def decode_video(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be decoded: empty, not a video, truncated.
+        ValueError: if it cannot be decoded: empty, not a video, truncated. Only MP4 and MOV tell how long they should be; what
+            is left of other files (MKV, WebM, MPEG-TS, AVI, GIF) is taken for a shorter video.
     """
     if decoder not in (None, "torchcodec", "pyav"):
         raise ValueError(f"Unknown decoder {decoder!r}: choose 'torchcodec' or 'pyav'.")
