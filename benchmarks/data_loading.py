@@ -65,9 +65,11 @@ def clips_per_second(dataset: torch.utils.data.Dataset, workers: int, repeats: i
     return statistics.median(rates)
 
 
-def decode_everything(source: str, choose_frames: Callable) -> tuple[torch.Tensor, object]:
+def decode_everything(
+    source: str, choose_frames: Callable, shrink: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[torch.Tensor, object]:
     frames, metadata = decode_video(source, lambda metadata: range(metadata.total_num_frames))
-    return frames[list(choose_frames(metadata))], metadata
+    return shrink(frames[list(choose_frames(metadata))]), metadata
 
 
 def training_steps_per_second(repeats: int) -> float:
