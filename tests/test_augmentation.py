@@ -398,9 +398,9 @@ class TestRepeatedAugmentation:
     def test_a_video_is_decoded_once_and_augmented_twice(self, videos, tmp_path, monkeypatch):
         decoded = []
 
-        def decode_video(video, choose_frames):
+        def decode_video(video, *args, **kwargs):
             decoded.append(video)
-            return video_decoding.decode_video(video, choose_frames)
+            return video_decoding.decode_video(video, *args, **kwargs)
 
         monkeypatch.setattr(clips_module, "decode_video", decode_video)
         first, second = training_clips(videos, tmp_path, repeats=2)[1]["pixel_values"]
