@@ -11,6 +11,7 @@ import os
 import urllib.request
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from http.client import HTTPException
 from itertools import islice, takewhile
@@ -208,10 +209,21 @@ def _frames(container: "av.container.InputContainer", stream: "av.VideoStream") 
         yield from packet.decode()
 
 
-def _with_threads(stream: "av.VideoStream") -> "av.VideoStream":
-    stream.codec_context.thread_count = _threads()
-    stream.thread_type = "AUTO"
-    return stream
+@contextmanager
+def _open_for_threads(source: str | bytes, index: _Index) -> Iterator[tuple["av.container.InputContainer", "av.VideoStream"]]:
+    """The file and its stream, which several threads decode. They rest before it is closed.
+
+    Closing waits for them and keeps Python's lock, which they wait for to log an error if PyAV's logging is on: torchvision
+    turned it on before it gave up its own decoding.
+    """
+    with _open(source) as container:
+        stream = container.streams[index.stream]
+        stream.codec_context.thread_count = _threads()
+        stream.thread_type = "AUTO"
+        try:
+            yield container, stream
+        finally:
+            stream.codec_context.flush_buffers()
 
 
 def _decode(
@@ -282,8 +294,7 @@ def _decode_torchcodec(source: str | bytes, index: _Index, wanted: list[int]) ->
 
 def _decode_at_times(source: str | bytes, index: _Index, wanted: list[int]) -> Iterator[Tensor]:
     """Yields the frames `(3, height, width)` of the ascending indices `wanted`, jumping ahead where a keyframe allows it."""
-    with _open(source) as container:
-        stream = _with_threads(container.streams[index.stream])
+    with _open_for_threads(source, index) as (container, stream):
         decoded, position = iter(()), None
         for time in (index.times[i] for i in wanted):
             keyframe = index.keyframes[max(bisect_right(index.keyframes, time) - 1, 0)]
@@ -301,8 +312,8 @@ def _decode_at_times(source: str | bytes, index: _Index, wanted: list[int]) -> I
 
 def _decode_from_start(source: str | bytes, index: _Index, wanted: list[int]) -> Iterator[Tensor]:
     """Yields the frames `(3, height, width)` of the ascending indices `wanted`, counted as they are shown."""
-    with _open(source) as container:
-        decoded = enumerate(_frames(container, _with_threads(container.streams[index.stream])))
+    with _open_for_threads(source, index) as (container, stream):
+        decoded = enumerate(_frames(container, stream))
         position = -1
         for i in wanted:
             for position, frame in decoded:

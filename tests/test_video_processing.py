@@ -288,6 +288,31 @@ class TestDecoding:
         decode_video(clip[0], lambda metadata: [0, 39], "pyav")
         assert len(decoded) < 14  # the first, and those from the last keyframe on
 
+    @pytest.mark.parametrize("decode", [video_decoding._decode_at_times, video_decoding._decode_from_start])
+    def test_threads_rest_before_a_file_is_closed(self, clip, monkeypatch, decode):
+        """Else the process may stand still for good where PyAV's logging is on: once in some hundred videos."""
+        events, open_file, index = [], video_decoding._open, video_decoding._read_index(clip[0])
+
+        @contextmanager
+        def open_and_note(source):
+            with open_file(source) as container:
+                [stream] = container.streams.video
+
+                def rest():
+                    events.append("rest")
+                    stream.codec_context.flush_buffers()
+
+                yield SimpleNamespace(
+                    streams=[SimpleNamespace(codec_context=SimpleNamespace(flush_buffers=rest))],
+                    seek=lambda time, stream: container.seek(time, stream=container.streams.video[0]),
+                    demux=lambda _: container.demux(stream),
+                )
+                events.append("close")
+
+        monkeypatch.setattr(video_decoding, "_open", open_and_note)
+        assert len(list(decode(clip[0], index, [0, 20]))) == 2
+        assert events == ["rest", "close"]
+
     @pytest.mark.skipif(not torchcodec_is_usable(), reason="torchcodec, or its FFmpeg, is not installed")
     def test_both_decoders_return_the_same_pictures(self, clip):
         frames = [decode_video(clip[0], lambda metadata: range(0, 40, 3), decoder)[0] for decoder in ("pyav", "torchcodec")]
