@@ -213,8 +213,8 @@ def _frames(container: "av.container.InputContainer", stream: "av.VideoStream") 
 def _open_for_threads(source: str | bytes, index: _Index) -> Iterator[tuple["av.container.InputContainer", "av.VideoStream"]]:
     """The file and its stream, which several threads decode. They rest before it is closed.
 
-    Closing waits for them and keeps Python's lock, which they wait for to log an error if PyAV's logging is on: torchvision
-    turned it on before it gave up its own decoding.
+    Closing waits for them and keeps Python's lock, which they wait for to log an error if PyAV's logging is on, as it is where
+    torchvision 0.24 has been imported.
     """
     with _open(source) as container:
         stream = container.streams[index.stream]
