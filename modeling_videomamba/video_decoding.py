@@ -6,17 +6,12 @@ mean); torchcodec, which needs FFmpeg's libraries on the system, is the faster o
 MPEG-TS, GIF, raw streams) times are unreliable and jumps more so: PyAV decodes these from the start, and counts.
 """
 
-import io
-import os
-import urllib.request
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from http.client import HTTPException
 from itertools import islice, takewhile
 from typing import NamedTuple
-from urllib.parse import quote
 
 import av
 import numpy as np
@@ -24,11 +19,10 @@ import torch
 from torch import Tensor
 from transformers.video_utils import VideoMetadata
 
+from .video_sources import VideoSource, load_source, open_container
 
-VideoSource = str | os.PathLike | bytes
 
 FRAMES_AT_A_TIME = 16
-ADDRESS_CHARACTERS = "%:/?#[]@!$&'()*+,;="  # what is quoted already stays so
 CONTAINERS_WITH_INDEX = {"mov", "mp4", "matroska", "webm"}
 
 
@@ -58,16 +52,7 @@ def decode_video(
     """
     if decoder not in (None, "torchcodec", "pyav"):
         raise ValueError(f"Unknown decoder {decoder!r}: choose 'torchcodec' or 'pyav'.")
-    if isinstance(source, bytes):
-        name = f"<{len(source)} bytes>"
-    else:
-        source = name = os.fspath(source)
-        if is_address(name):
-            source = _fetch(name)
-        elif os.path.isfile(name):
-            source = os.path.abspath(name)  # FFmpeg would take what comes before a colon for a protocol
-        else:
-            raise FileNotFoundError(f"No such video file: {name}")
+    source, name = load_source(source)
     try:
         index = _read_index(source)
         metadata = index.metadata
@@ -84,18 +69,6 @@ def decode_video(
     return frames if indices == wanted else frames[np.searchsorted(wanted, indices)], metadata
 
 
-def is_address(path: str) -> bool:
-    return path.lower().startswith(("http://", "https://"))
-
-
-def _fetch(address: str) -> bytes:
-    try:
-        with urllib.request.urlopen(quote(address, safe=ADDRESS_CHARACTERS), timeout=60) as response:
-            return response.read()
-    except (OSError, HTTPException, ValueError) as error:
-        raise ValueError(f"Cannot fetch the video {address}: {error}") from error
-
-
 def torchcodec_is_usable() -> bool:
     """Whether torchcodec is installed, fits the installed torch, and found FFmpeg."""
     try:
@@ -108,10 +81,6 @@ def torchcodec_is_usable() -> bool:
 def _threads() -> int:
     """Of FFmpeg: as many as PyTorch's, so 1 in a worker of a data loader, and at most 16: more do not pay."""
     return min(16, torch.get_num_threads())
-
-
-def _open(source: str | bytes) -> "av.container.InputContainer":
-    return av.open(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 
 class _Packet(NamedTuple):
@@ -135,7 +104,7 @@ class _Index(NamedTuple):
 
 
 def _read_index(source: str | bytes) -> _Index:
-    with _open(source) as container:
+    with open_container(source) as container:
         stream = container.streams.best("video")
         if stream is None:
             raise EOFError("it has no video stream")
@@ -190,7 +159,7 @@ def _count_undecodable(source: str | bytes, stream: int, packets: list[_Packet])
     doubtful = [packet.pts for packet in (*packets[:first], *leading) if not packet.is_discard]
     if not doubtful:
         return 0
-    with _open(source) as container:
+    with open_container(source) as container:
         frame = next(_frames(container, container.streams[stream]), None)
     if frame is None:
         raise EOFError("none of its frames can be decoded")
@@ -216,7 +185,7 @@ def _open_for_threads(source: str | bytes, index: _Index) -> Iterator[tuple["av.
     Closing waits for them and keeps Python's lock, which they wait for to log an error if PyAV's logging is on, as it is where
     torchvision 0.24 has been imported.
     """
-    with _open(source) as container:
+    with open_container(source) as container:
         stream = container.streams[index.stream]
         stream.codec_context.thread_count = _threads()
         stream.thread_type = "AUTO"
@@ -329,4 +298,4 @@ def _picture(frame: "av.VideoFrame") -> Tensor:
     return torch.from_numpy(picture.copy()).permute(2, 0, 1)  # (3, height, width)
 
 
-__all__ = ["VideoSource", "decode_video", "is_address", "torchcodec_is_usable"]
+__all__ = ["decode_video", "torchcodec_is_usable"]

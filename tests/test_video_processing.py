@@ -80,7 +80,7 @@ def set_edits(path, edits):
 
 def take_packets_from(demux, monkeypatch):
     """Files are opened as ever, but their packets come from `demux(container, stream)`."""
-    open_file = video_decoding._open
+    open_file = video_decoding.open_container
 
     @contextmanager
     def open_with_other_packets(source):
@@ -92,7 +92,7 @@ def take_packets_from(demux, monkeypatch):
                 demux=lambda stream: demux(container, stream),
             )
 
-    monkeypatch.setattr(video_decoding, "_open", open_with_other_packets)
+    monkeypatch.setattr(video_decoding, "open_container", open_with_other_packets)
 
 
 class TestFrameSampling:
@@ -291,7 +291,7 @@ class TestDecoding:
     @pytest.mark.parametrize("decode", [video_decoding._decode_at_times, video_decoding._decode_from_start])
     def test_threads_rest_before_a_file_is_closed(self, clip, monkeypatch, decode):
         """Else the process may stand still for good where PyAV's logging is on: once in some hundred videos."""
-        events, open_file, index = [], video_decoding._open, video_decoding._read_index(clip[0])
+        events, open_file, index = [], video_decoding.open_container, video_decoding._read_index(clip[0])
 
         @contextmanager
         def open_and_note(source):
@@ -309,7 +309,7 @@ class TestDecoding:
                 )
                 events.append("close")
 
-        monkeypatch.setattr(video_decoding, "_open", open_and_note)
+        monkeypatch.setattr(video_decoding, "open_container", open_and_note)
         assert len(list(decode(clip[0], index, [0, 20]))) == 2
         assert events == ["rest", "close"]
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from modeling_videomamba.video_decoding import is_address
+from modeling_videomamba.video_sources import is_address
 
 from .media_files import SUFFIXES, Media
 

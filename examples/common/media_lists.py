@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, Value, Video
 
-from modeling_videomamba.video_decoding import is_address
+from modeling_videomamba.video_sources import is_address
 
 from .frame_sampling import lvu_windows
 from .media_files import SUFFIXES, Media, find_files, printable
