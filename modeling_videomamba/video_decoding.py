@@ -1,43 +1,47 @@
 """Decodes the sampled frames of a video file and no others: with torchcodec where it works, else with PyAV.
 
-PyAV, which brings its own FFmpeg, reads the file's packets and so counts the frames exactly. Both decoders then return the
-same pictures, but for the rounding of chroma in 10-bit video and in 4:2:0 or 4:2:2 of odd sizes (0.7 to 2.8 grey levels in the
-mean); torchcodec, which needs FFmpeg's libraries on the system, is the faster one. In containers without an index (AVI,
-MPEG-TS, GIF, raw streams) times are unreliable and jumps more so: PyAV decodes these from the start, and counts.
+Both decoders return the same pictures, but for the rounding of chroma in 10-bit video and in 4:2:0 or 4:2:2 of odd sizes (0.7
+to 2.8 grey levels in the mean). torchcodec, which needs FFmpeg's libraries on the system, is the faster one; it decodes files
+with reliable times and pictures that are stored upright. PyAV decodes all others, and those that torchcodec misreads.
 """
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
-from itertools import islice, takewhile
-from typing import NamedTuple
+from itertools import islice
 
 import av
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.video_utils import VideoMetadata
+from transformers.utils import logging
 
+from .video_index import UnreadableVideoError, VideoFileMetadata, VideoIndex, count_frames, decoded_frames, read_index
+from .video_orientation import orientation_of, turn
 from .video_sources import VideoSource, load_source, open_container
 
 
 FRAMES_AT_A_TIME = 16
-CONTAINERS_WITH_INDEX = {"mov", "mp4", "matroska", "webm"}
+
+logger = logging.get_logger(__name__)
 
 
 def decode_video(
     source: VideoSource,
-    choose_frames: Callable[[VideoMetadata], Sequence[int]],
+    choose_frames: Callable[[VideoFileMetadata], Sequence[int]],
     decoder: str | None = None,
     shrink: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Tensor, VideoMetadata]:
+) -> tuple[Tensor, VideoFileMetadata]:
     """Decodes the frames that `choose_frames` asks for.
+
+    Of a damaged file, the frames that can be decoded count; the others are left out with a warning. If damage only shows in
+    decoding, `choose_frames` is called again with the new number of frames. Damage that is jumped over stays unnoticed.
 
     Args:
         source: path, http(s) address, or the bytes of a video file.
         choose_frames: given the video's metadata, returns indices of frames, in any order; repeats are fine.
-        decoder (`"torchcodec"` or `"pyav"`, *optional*): by default torchcodec where it is usable.
+        decoder (`"torchcodec"` or `"pyav"`, *optional*): by default torchcodec where it is usable. What it does not read
+            correctly is decoded by PyAV in any case; the metadata's `video_backend` names the one that was used.
         shrink (*optional*): called with some decoded frames after the other, `(frames, 3, height, width)`, uint8; its results
             are put together. Resizing here keeps a long video from being in memory at full size.
 
@@ -46,26 +50,38 @@ def decode_video(
         `frames_indices`.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be decoded: empty, not a video, truncated. Only MP4 and MOV tell how long they should be; what
-            is left of other files (MKV, WebM, MPEG-TS, AVI, GIF) is taken for a shorter video.
+        FileNotFoundError, PermissionError: if there is no such file, or it may not be read.
+        ValueError: if it cannot be decoded, whatever the decoder raises: empty, not a video, truncated. Only MP4 and MOV tell
+            how long they should be; what is left of other files (MKV, WebM, MPEG-TS, AVI, GIF) is taken for a shorter video.
+            Errors of `choose_frames` and `shrink` are passed on as they are.
     """
     if decoder not in (None, "torchcodec", "pyav"):
         raise ValueError(f"Unknown decoder {decoder!r}: choose 'torchcodec' or 'pyav'.")
+    if decoder == "torchcodec" and not torchcodec_is_usable():
+        raise ImportError("torchcodec is not installed, or does not work here: `pip install torchcodec`, and FFmpeg.")
     source, name = load_source(source)
-    try:
-        index = _read_index(source)
+    with _named_errors(name):
+        index = read_index(source)
+    while True:
         metadata = index.metadata
         indices = metadata.frames_indices = [int(i) for i in choose_frames(metadata)]
         if not indices or min(indices) < 0 or max(indices) >= metadata.total_num_frames:
-            raise EOFError(f"frames {indices} asked for, it has {metadata.total_num_frames}")
+            have = metadata.total_num_frames
+            raise ValueError(f"Cannot decode the video {name}: frames {indices} asked for, it has {have}.")
         wanted = sorted(set(indices))
-        frames = _decode(source, index, wanted, decoder, shrink)
-    except (av.FFmpegError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"Cannot decode the video {name}: it is empty, truncated or no video ({reason}).") from error
-    except EOFError as error:
-        raise ValueError(f"Cannot decode the video {name}: {error}.") from error
+        try:
+            frames = _decode(source, index, wanted, decoder, shrink)
+            break
+        except UnreadableVideoError as error:
+            if index.is_counted:
+                raise ValueError(f"Cannot decode the video {name}: {error}.") from error
+        with _named_errors(name):
+            index = count_frames(source)
+    if index.num_damaged:
+        packets = f"{index.num_damaged} packet{'s' if index.num_damaged > 1 else ''}"
+        logger.warning_once(
+            f"The video {name} is damaged: {packets} cannot be decoded. The other {metadata.total_num_frames} frames are used."
+        )
     return frames if indices == wanted else frames[np.searchsorted(wanted, indices)], metadata
 
 
@@ -78,190 +94,89 @@ def torchcodec_is_usable() -> bool:
     return getattr(torchcodec, "ffmpeg_major_version", True) is not None
 
 
-def _threads() -> int:
-    """Of FFmpeg: as many as PyTorch's, so 1 in a worker of a data loader, and at most 16: more do not pay."""
-    return min(16, torch.get_num_threads())
-
-
-class _Packet(NamedTuple):
-    """What is kept of a packet; with their content, those of a long video would take as much memory as its file."""
-
-    pts: int | None
-    duration: int
-    is_keyframe: bool
-    is_discard: bool  # cut off by an edit list
-
-
-class _Index(NamedTuple):
-    """Times are in the stream's time base, ascending; without an index in the container there are none."""
-
-    metadata: VideoMetadata
-    stream: int
-    time_base: Fraction
-    times: list[int]
-    keyframes: list[int]
-    num_undecodable: int
-
-
-def _read_index(source: str | bytes) -> _Index:
-    with open_container(source) as container:
-        stream = container.streams.best("video")
-        if stream is None:
-            raise EOFError("it has no video stream")
-        if stream.codec_context is None:
-            raise EOFError("there is no decoder for its codec")
-        packets = [
-            _Packet(packet.pts, packet.duration or 0, packet.is_keyframe, packet.is_discard)
-            for packet in _demux(container, stream)
-            if packet.size
-        ]
-        shown = [packet for packet in packets if not packet.is_discard]
-        if not shown:
-            raise EOFError("it has no frames")
-        has_index = bool(CONTAINERS_WITH_INDEX & set(container.format.name.split(",")))
-        has_index = has_index and all(packet.pts is not None for packet in packets)
-        if has_index and stream.duration is not None:
-            frame = max(packet.duration for packet in packets)
-            # Fragments promise the time of their end, other files their length, whatever the start.
-            end = max(packet.pts + packet.duration for packet in packets) - min(stream.start_time or 0, 0)
-            if end <= stream.duration - frame:  # at least one frame is missing
-                seconds, promised = (float(time * stream.time_base) for time in (end, stream.duration))
-                raise EOFError(f"it is truncated: it ends after {seconds:.2f} of {promised:.2f} s")
-        num_undecodable = _count_undecodable(source, stream.index, packets)
-        total = len(shown) - num_undecodable
-        fps = float(stream.average_rate or 0) or None
-        metadata = VideoMetadata(
-            total_num_frames=total,
-            fps=fps,
-            width=stream.width,
-            height=stream.height,
-            duration=total / fps if fps else None,
-        )
-        return _Index(
-            metadata,
-            stream.index,
-            stream.time_base,
-            times=sorted(packet.pts for packet in shown)[num_undecodable:] if has_index else [],
-            keyframes=sorted(packet.pts for packet in packets if packet.is_keyframe) if has_index else [],
-            num_undecodable=num_undecodable,
-        )
-
-
-def _count_undecodable(source: str | bytes, stream: int, packets: list[_Packet]) -> int:
-    """Of the frames at the start, those that need others from before it: of a recording, or a cut, inside a group of pictures.
-
-    They come before the first keyframe, or right after it with earlier times. The decoder leaves out most of them, not all.
-    """
-    if any(packet.pts is None for packet in packets):
-        return 0
-    first = next((i for i, packet in enumerate(packets) if packet.is_keyframe), 0)
-    leading = takewhile(lambda packet: packet.pts < packets[first].pts, packets[first + 1 :])
-    doubtful = [packet.pts for packet in (*packets[:first], *leading) if not packet.is_discard]
-    if not doubtful:
-        return 0
-    with open_container(source) as container:
-        frame = next(_frames(container, container.streams[stream]), None)
-    if frame is None:
-        raise EOFError("none of its frames can be decoded")
-    return sum(time < frame.pts for time in doubtful)
-
-
-def _demux(container: "av.container.InputContainer", stream: "av.VideoStream") -> Iterator["av.Packet"]:
-    try:
-        yield from container.demux(stream)
-    except IndexError:  # PyAV's, after the last packet, if streams have appeared on the way: in MPEG-TS, also by damage
-        return
-
-
-def _frames(container: "av.container.InputContainer", stream: "av.VideoStream") -> Iterator["av.VideoFrame"]:
-    for packet in _demux(container, stream):
-        yield from packet.decode()
-
-
 @contextmanager
-def _open_for_threads(source: str | bytes, index: _Index) -> Iterator[tuple["av.container.InputContainer", "av.VideoStream"]]:
-    """The file and its stream, which several threads decode. They rest before it is closed.
+def _named_errors(name: str) -> Iterator[None]:
+    """Makes one error that names the file of whatever FFmpeg and PyAV raise inside."""
+    try:
+        yield
+    except UnreadableVideoError as error:
+        raise ValueError(f"Cannot decode the video {name}: {error}.") from error
+    except (FileNotFoundError, PermissionError) as error:  # PyAV's own are these, too
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else PermissionError
+        raise kind(error.errno, error.strerror, name) from error
+    except Exception as error:
+        message = f"Cannot decode the video {name}: it is empty, truncated or no video ({_reason(error)})."
+        raise ValueError(message) from error
 
-    Closing waits for them and keeps Python's lock, which they wait for to log an error if PyAV's logging is on, as it is where
-    torchvision 0.24 has been imported.
-    """
-    with open_container(source) as container:
-        stream = container.streams[index.stream]
-        stream.codec_context.thread_count = _threads()
-        stream.thread_type = "AUTO"
-        try:
-            yield container, stream
-        finally:
-            stream.codec_context.flush_buffers()
+
+def _reason(error: Exception) -> str:
+    """One line that says what happened."""
+    line = next(iter(str(error).splitlines()), "")
+    return line if line and isinstance(error, (av.FFmpegError, RuntimeError)) else f"{type(error).__name__}: {line}"
 
 
 def _decode(
     source: str | bytes,
-    index: _Index,
+    index: VideoIndex,
     wanted: list[int],
     decoder: str | None,
     shrink: Callable[[Tensor], Tensor] | None,
 ) -> Tensor:
-    """The frames of the ascending indices `wanted`."""
+    """The frames of the ascending indices `wanted`, `(frames, 3, height, width)`, by the first way that succeeds.
 
-    def put_together(frames: Iterator[Tensor]) -> Tensor:
-        return _put_together(_of_one_size(frames, index.metadata), shrink)
-
-    if decoder == "torchcodec" or (decoder is None and index.keyframes and torchcodec_is_usable()):
-        index.metadata.video_backend = "torchcodec"
+    Raises:
+        UnreadableVideoError: if none does.
+    """
+    ways = [("pyav", _decode_from_start)]
+    if index.times:  # in fragments, a jump may land behind the keyframe: then, too, from the start
+        ways.insert(0, ("pyav", _decode_at_times))
+        if decoder != "pyav" and index.is_upright and torchcodec_is_usable():  # it would turn, but not mirror
+            ways.insert(0, ("torchcodec", _decode_torchcodec))
+    for index.metadata.video_backend, decode in ways:
+        parts = _in_parts(decode(source, index, wanted), index.metadata)
         try:
-            return put_together(_decode_torchcodec(source, index, wanted))
-        except (EOFError, RuntimeError):  # PyAV reads some files that it does not: edit lists that start before a keyframe
-            if decoder == "torchcodec":
-                raise
-    index.metadata.video_backend = "pyav"
-    if index.keyframes:
-        try:
-            return put_together(_decode_at_times(source, index, wanted))
-        except EOFError:  # in files with several edits, or in fragments, a jump may land behind the keyframe
-            pass
-    return put_together(_decode_from_start(source, index, wanted))
+            return torch.cat([part if shrink is None else shrink(part) for part in parts])
+        except UnreadableVideoError as error:
+            reason = error
+    raise reason
 
 
-def _of_one_size(frames: Iterator[Tensor], metadata: VideoMetadata) -> Iterator[Tensor]:
-    """Yields the frames, and notes their size, which is that of the pictures upright."""
+def _in_parts(frames: Iterator[Tensor], metadata: VideoFileMetadata) -> Iterator[Tensor]:
+    """Yields some frames `(3, height, width)` at a time as one tensor, and notes their size.
+
+    Raises:
+        UnreadableVideoError: whatever the decoder raises.
+    """
     size = None
-    for frame in frames:
-        if size not in (None, frame.shape[1:]):
-            before, after = (f"{height} x {width}" for height, width in (size, frame.shape[1:]))
-            raise EOFError(f"the frame size changes from {before} to {after} within the video")
-        size = metadata.height, metadata.width = tuple(frame.shape[1:])
-        yield frame
-
-
-def _put_together(frames: Iterator[Tensor], shrink: Callable[[Tensor], Tensor] | None) -> Tensor:
-    """One tensor of frames `(3, height, width)`."""
-    parts = []
-    while part := list(islice(frames, FRAMES_AT_A_TIME)):
-        parts.append(torch.stack(part))
-        if shrink is not None:
-            parts[-1] = shrink(parts[-1])
-    return torch.cat(parts)
-
-
-def _decode_torchcodec(source: str | bytes, index: _Index, wanted: list[int]) -> Iterator[Tensor]:
-    """Yields the frames `(3, height, width)` of the ascending indices `wanted`."""
     try:
-        from torchcodec.decoders import VideoDecoder
-    except ImportError as error:
-        raise ImportError("torchcodec is not installed: `pip install torchcodec`.") from error
+        while part := list(islice(frames, FRAMES_AT_A_TIME)):
+            for frame in part:
+                if size not in (None, frame.shape[1:]):
+                    before, after = (f"{height} x {width}" for height, width in (size, frame.shape[1:]))
+                    raise UnreadableVideoError(f"the frame size changes from {before} to {after} within the video")
+                size = metadata.height, metadata.width = tuple(frame.shape[1:])
+            yield torch.stack(part)
+    except UnreadableVideoError:
+        raise
+    except Exception as error:
+        raise UnreadableVideoError(_reason(error)) from error
+
+
+def _decode_torchcodec(source: str | bytes, index: VideoIndex, wanted: list[int]) -> Iterator[Tensor]:
+    """Yields the frames `(3, height, width)` of the ascending indices `wanted`."""
+    from torchcodec.decoders import VideoDecoder
 
     decoder = VideoDecoder(source, stream_index=index.stream, seek_mode="exact", num_ffmpeg_threads=_threads())
     for start in range(0, len(wanted), FRAMES_AT_A_TIME):
         part = wanted[start : start + FRAMES_AT_A_TIME]
         frames = decoder.get_frames_at([i + index.num_undecodable for i in part])  # which it counts
         times = (frames.pts_seconds / float(index.time_base)).round().long().tolist()
-        if index.times and times != [index.times[i] for i in part]:
-            raise EOFError("torchcodec returned other frames than those asked for")
+        if times != [index.times[i] for i in part]:
+            raise UnreadableVideoError("torchcodec returned other frames than those asked for")
         yield from frames.data
 
 
-def _decode_at_times(source: str | bytes, index: _Index, wanted: list[int]) -> Iterator[Tensor]:
+def _decode_at_times(source: str | bytes, index: VideoIndex, wanted: list[int]) -> Iterator[Tensor]:
     """Yields the frames `(3, height, width)` of the ascending indices `wanted`, jumping ahead where a keyframe allows it."""
     with _open_for_threads(source, index) as (container, stream):
         decoded, position = iter(()), None
@@ -269,32 +184,59 @@ def _decode_at_times(source: str | bytes, index: _Index, wanted: list[int]) -> I
             keyframe = index.keyframes[max(bisect_right(index.keyframes, time) - 1, 0)]
             if position is None or keyframe > position:
                 container.seek(keyframe, stream=stream)
-                decoded = _frames(container, stream)
+                decoded = decoded_frames(container, stream)
             for frame in decoded:
                 position = frame.pts
                 if position == time:
                     yield _picture(frame)
                     break
             else:
-                raise EOFError(f"it has no frame at {float(time * stream.time_base):.2f} s")
+                raise UnreadableVideoError(f"it has no frame at {float(time * stream.time_base):.2f} s")
 
 
-def _decode_from_start(source: str | bytes, index: _Index, wanted: list[int]) -> Iterator[Tensor]:
+def _decode_from_start(source: str | bytes, index: VideoIndex, wanted: list[int]) -> Iterator[Tensor]:
     """Yields the frames `(3, height, width)` of the ascending indices `wanted`, counted as they are shown."""
     with _open_for_threads(source, index) as (container, stream):
-        decoded = enumerate(_frames(container, stream))
+        decoded = enumerate(decoded_frames(container, stream, [] if index.is_counted else None))
         position = -1
         for i in wanted:
             for position, frame in decoded:
                 if position == i:
+                    if index.times and frame.pts != index.times[i]:
+                        raise UnreadableVideoError("some of its frames cannot be decoded")
                     yield _picture(frame)
                     break
             else:
-                raise EOFError(f"only {position + 1} of its {index.metadata.total_num_frames} frames can be decoded")
+                total = index.metadata.total_num_frames
+                raise UnreadableVideoError(f"only {position + 1} of its {total} frames can be decoded")
+
+
+@contextmanager
+def _open_for_threads(
+    source: str | bytes, index: VideoIndex
+) -> Iterator[tuple["av.container.InputContainer", "av.VideoStream"]]:
+    """The file and its stream, which several threads decode. They rest before it is closed.
+
+    Closing waits for them and keeps Python's lock, which they wait for to log an error if PyAV's logging is on, as it is where
+    torchvision 0.24 has been imported.
+    """
+    with open_container(source) as container:
+        stream = container.streams[index.stream]
+        stream.codec_context.thread_count = 1 if index.is_counted else _threads()  # as it was counted
+        stream.thread_type = "AUTO"
+        try:
+            yield container, stream
+        finally:
+            stream.codec_context.flush_buffers()
+
+
+def _threads() -> int:
+    """Of FFmpeg: as many as PyTorch's, so 1 in a worker of a data loader, and at most 16: more do not pay."""
+    return min(16, torch.get_num_threads())
 
 
 def _picture(frame: "av.VideoFrame") -> Tensor:
-    picture = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)  # (height, width, 3), upright
+    picture = turn(frame.to_ndarray(format="rgb24"), orientation_of(frame))  # (height, width, 3), upright
     return torch.from_numpy(picture.copy()).permute(2, 0, 1)  # (3, height, width)
 
 

@@ -45,7 +45,8 @@ def _fetch(address: str) -> bytes:
 
 def open_container(source: str | bytes) -> "av.container.InputContainer":
     """A file by its path, or its content."""
-    return av.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    return av.open(file, metadata_errors="replace")  # tags are in any encoding, and nothing here reads them
 
 
 __all__ = ["VideoSource", "is_address", "load_source", "open_container"]

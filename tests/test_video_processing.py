@@ -2,10 +2,6 @@
 
 import json
 import shutil
-import struct
-import weakref
-from contextlib import contextmanager
-from types import SimpleNamespace
 from urllib.parse import quote
 
 import av
@@ -18,7 +14,7 @@ from transformers import AutoImageProcessor, AutoVideoProcessor, pipeline
 from transformers.video_utils import VideoMetadata
 
 from conversion.converter import processor_for
-from modeling_videomamba import VideoMambaVideoProcessor, decode_video, video_decoding
+from modeling_videomamba import VideoMambaVideoProcessor, decode_video
 from modeling_videomamba.video_decoding import torchcodec_is_usable
 
 from .conftest import FIXTURES, golden, render_clip, save_model, served, small_config
@@ -47,52 +43,6 @@ def clip(tmp_path):
 
 def brightness(frames):
     return frames.float().mean((1, 2, 3)).tolist()
-
-
-def copy_packets(source, target, start):
-    """Of `source` those from `start` on; returns which frames they hold, and which of these is the first keyframe."""
-    with av.open(str(source)) as whole, av.open(str(target), "w") as part:
-        stream = part.add_stream_from_template(whole.streams.video[0])
-        packets = [packet for packet in whole.demux(video=0) if packet.size]
-        times = sorted(packet.pts for packet in packets)
-        copied = [(times.index(packet.pts), packet.is_keyframe) for packet in packets[start:]]
-        for packet in packets[start:]:
-            packet.stream = stream
-            part.mux(packet)
-    return [frame for frame, _ in copied], next(frame for frame, is_keyframe in copied if is_keyframe)
-
-
-def set_edits(path, edits):
-    """Of an MP4 with its index at the end: it then shows so many frames of 0.04 s from each of these frames on."""
-    content = path.read_bytes()
-    moov, trak, edts, mdia = (content.index(name) - 4 for name in (b"moov", b"trak", b"edts", b"mdia"))
-    _, first_time, _ = struct.unpack(">iii", content[edts + 24 : edts + 36])
-    with av.open(str(path)) as container:
-        frame = int(0.04 / container.streams.video[0].time_base)
-    entries = [struct.pack(">iiHH", number * 40, first_time + start * frame, 1, 0) for start, number in edits]
-    elst = struct.pack(">i4sii", 16 + 12 * len(entries), b"elst", 0, len(entries)) + b"".join(entries)
-    new = struct.pack(">i4s", 8 + len(elst), b"edts") + elst
-    grown = bytearray(content[:edts] + new + content[mdia:])
-    for box in (moov, trak):
-        grown[box : box + 4] = (int.from_bytes(content[box : box + 4], "big") + len(new) - (mdia - edts)).to_bytes(4, "big")
-    path.write_bytes(grown)
-
-
-def take_packets_from(demux, monkeypatch):
-    """Files are opened as ever, but their packets come from `demux(container, stream)`."""
-    open_file = video_decoding.open_container
-
-    @contextmanager
-    def open_with_other_packets(source):
-        with open_file(source) as container:
-            yield SimpleNamespace(
-                streams=container.streams,
-                format=container.format,
-                seek=container.seek,
-                demux=lambda stream: demux(container, stream),
-            )
-
-    monkeypatch.setattr(video_decoding, "open_container", open_with_other_packets)
 
 
 class TestFrameSampling:
@@ -191,26 +141,6 @@ class TestLongVideos:
         assert parts == [16, 16, 8]
         assert frames.shape == (40, 3, drawn.shape[1] // 2, drawn.shape[2] // 2)
 
-    def test_few_packets_are_in_memory(self, clip, monkeypatch):
-        class Packet:
-            def __init__(self, packet):
-                self.pts, self.duration, self.size = packet.pts, packet.duration, packet.size
-                self.is_keyframe, self.is_discard = packet.is_keyframe, packet.is_discard
-
-        alive, most = weakref.WeakSet(), 0
-
-        def demux(container, stream):
-            nonlocal most
-            for packet in container.demux(stream):
-                packet = Packet(packet)
-                alive.add(packet)
-                most = max(most, len(alive))
-                yield packet
-
-        take_packets_from(demux, monkeypatch)
-        assert video_decoding._read_index(clip[0]).metadata.total_num_frames == 40
-        assert 0 < most < 4
-
     def test_pipeline_with_more_frames_than_the_model_was_trained_on(self, clip, tmp_path):
         classify = pipeline("video-classification", model=str(save_model(tmp_path)))
         [best] = classify(clip[0], num_frames=30, top_k=1)
@@ -259,160 +189,6 @@ class TestViews:
                 VideoMambaVideoProcessor()(frames, num_clips=4, do_sample_frames=False)
         with pytest.raises(ValueError, match="`num_crops` 3 makes squares, but this model takes frames of 40 x 24"):
             VideoMambaVideoProcessor(size={"shortest_edge": 40}, crop_size={"height": 40, "width": 24})(clip[0], num_crops=3)
-
-
-class TestDecoding:
-    @pytest.mark.parametrize("decoder", DECODERS)
-    @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx")])
-    def test_only_the_frames_asked_for_in_any_order(self, tmp_path, name, codec, decoder):
-        path = tmp_path / name
-        drawn = render_clip(path, codec=codec)
-        indices = [39, 0, 1, 13, 13, 27]
-        frames, metadata = decode_video(path, lambda metadata: indices, decoder)
-        assert frames.shape == (6, 3, 64, 96)
-        assert frames.dtype == torch.uint8
-        assert metadata.total_num_frames == 40
-        assert metadata.frames_indices == indices
-        assert brightness(frames) == pytest.approx([drawn[i].mean() for i in indices], abs=1.5)  # frames differ by 4
-
-    def test_frames_between_are_jumped_over(self, clip, monkeypatch):
-        decoded = []
-
-        def frames(container, stream):
-            for frame in read_frames(container, stream):
-                decoded.append(frame.pts)
-                yield frame
-
-        read_frames = video_decoding._frames
-        monkeypatch.setattr(video_decoding, "_frames", frames)
-        decode_video(clip[0], lambda metadata: [0, 39], "pyav")
-        assert len(decoded) < 14  # the first, and those from the last keyframe on
-
-    @pytest.mark.parametrize("decode", [video_decoding._decode_at_times, video_decoding._decode_from_start])
-    def test_threads_rest_before_a_file_is_closed(self, clip, monkeypatch, decode):
-        """Else the process may stand still for good where PyAV's logging is on: once in some hundred videos."""
-        events, open_file, index = [], video_decoding.open_container, video_decoding._read_index(clip[0])
-
-        @contextmanager
-        def open_and_note(source):
-            with open_file(source) as container:
-                [stream] = container.streams.video
-
-                def rest():
-                    events.append("rest")
-                    stream.codec_context.flush_buffers()
-
-                yield SimpleNamespace(
-                    streams=[SimpleNamespace(codec_context=SimpleNamespace(flush_buffers=rest))],
-                    seek=lambda time, stream: container.seek(time, stream=container.streams.video[0]),
-                    demux=lambda _: container.demux(stream),
-                )
-                events.append("close")
-
-        monkeypatch.setattr(video_decoding, "open_container", open_and_note)
-        assert len(list(decode(clip[0], index, [0, 20]))) == 2
-        assert events == ["rest", "close"]
-
-    @pytest.mark.skipif(not torchcodec_is_usable(), reason="torchcodec, or its FFmpeg, is not installed")
-    def test_both_decoders_return_the_same_pictures(self, clip):
-        frames = [decode_video(clip[0], lambda metadata: range(0, 40, 3), decoder)[0] for decoder in ("pyav", "torchcodec")]
-        assert torch.equal(*frames)
-
-    @pytest.mark.parametrize(
-        ("name", "codec"), [("a.ts", "libx264"), ("a.avi", "libx264"), ("a.avi", "mpeg4"), ("a.h264", "libx264")]
-    )
-    def test_containers_without_an_index_are_decoded_from_the_start(self, tmp_path, name, codec):
-        """H.264 in AVI has B-frames, whose times the container makes up; a raw stream has no times at all."""
-        drawn = render_clip(tmp_path / name, codec=codec)
-        frames, metadata = decode_video(tmp_path / name, lambda metadata: [5, 20, 38])
-        assert metadata.video_backend == "pyav"
-        assert brightness(frames) == pytest.approx([drawn[i].mean() for i in (5, 20, 38)], abs=1.5)
-
-    @pytest.mark.parametrize("decoder", [None, "pyav"])
-    @pytest.mark.parametrize("movflags", ["frag_keyframe+empty_moov", "dash+global_sidx+frag_keyframe+empty_moov"])
-    def test_fragments(self, tmp_path, movflags, decoder):
-        """Both decoders miss keyframes when they jump in these files; then it is PyAV that reads them from the start."""
-        drawn = render_clip(tmp_path / "a.mp4", movflags=movflags)
-        frames, _ = decode_video(tmp_path / "a.mp4", lambda metadata: range(metadata.total_num_frames), decoder)
-        assert brightness(frames) == pytest.approx(drawn.mean((1, 2, 3)), abs=1.5)
-        one_by_one = [decode_video(tmp_path / "a.mp4", lambda metadata, i=i: [i], decoder)[0] for i in range(40)]
-        assert torch.equal(torch.cat(one_by_one), frames)
-
-    @pytest.mark.parametrize("decoder", [None, "pyav"])
-    @pytest.mark.parametrize("edits", [[(0, 10), (24, 10)], [(24, 10), (24, 10)], [(24, 10), (0, 10)]])
-    def test_jump_cuts(self, clip, tmp_path, edits, decoder):
-        """An edit list that shows several parts, and so hides what lies between a part and the keyframe before it."""
-        path, drawn = clip
-        set_edits(tmp_path / "clip.mp4", edits)
-        frames, _ = decode_video(path, lambda metadata: range(metadata.total_num_frames), decoder)
-        expected = np.concatenate([drawn[start : start + number] for start, number in edits])
-        assert brightness(frames) == pytest.approx(expected.mean((1, 2, 3)), abs=1.5)
-        one_by_one = [decode_video(path, lambda metadata, i=i: [i], decoder)[0] for i in range(20)]
-        assert torch.equal(torch.cat(one_by_one), frames)
-
-    @pytest.mark.parametrize("decoder", [None, "pyav"])
-    @pytest.mark.parametrize("container", ["mkv", "ts"])
-    def test_a_recording_that_begins_inside_a_group_of_pictures(self, tmp_path, container, decoder):
-        """What comes before its first keyframe cannot be decoded, and does not count."""
-        whole, part = tmp_path / f"whole.{container}", tmp_path / f"part.{container}"
-        drawn = render_clip(whole)
-        _, keyframe = copy_packets(whole, part, 5)
-        frames, metadata = decode_video(part, lambda metadata: range(metadata.total_num_frames), decoder)
-        assert metadata.total_num_frames == 40 - keyframe
-        assert brightness(frames) == pytest.approx(drawn[keyframe:].mean((1, 2, 3)), abs=1.5)
-
-    @pytest.mark.parametrize("decoder", [None, "pyav"])
-    @pytest.mark.parametrize("container", ["mkv", "ts"])
-    @pytest.mark.parametrize("leading_pictures", ["open-gop=1", "open-gop=0:radl=2"])
-    def test_a_lossless_cut_at_any_keyframe(self, tmp_path, leading_pictures, container, decoder):
-        """Pictures may follow it that are shown before it: in open groups they need others that are cut off."""
-        whole, part = tmp_path / f"whole.{container}", tmp_path / f"part.{container}"
-        options = f"{leading_pictures}:keyint=12:min-keyint=12:bframes=4:b-adapt=0:scenecut=0:log-level=none"
-        drawn = render_clip(whole, codec="libx265", codec_options={"x265-params": options})
-        with av.open(str(whole)) as source:
-            start = [packet.is_keyframe for packet in source.demux(video=0)].index(True, 1)
-        copied, keyframe = copy_packets(whole, part, start)
-        first = keyframe if leading_pictures == "open-gop=1" else min(copied)
-        assert min(copied) < keyframe
-        frames, metadata = decode_video(part, lambda metadata: range(metadata.total_num_frames), decoder)
-        assert metadata.total_num_frames == 40 - first
-        assert brightness(frames) == pytest.approx(drawn[first:].mean((1, 2, 3)), abs=1.5)
-
-    @pytest.mark.parametrize("decoder", DECODERS)
-    def test_the_stream_that_plays_is_taken(self, tmp_path, decoder):
-        """Not a cover picture before it, even if the file does not say that it is one."""
-        with av.open(str(tmp_path / "a.mkv"), "w") as container:
-            cover = container.add_stream("mjpeg", rate=1)
-            cover.width, cover.height, cover.pix_fmt = 192, 128, "yuvj420p"
-            stream = container.add_stream("libx264", rate=25)
-            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-            picture = np.zeros((128, 192, 3), np.uint8)
-            container.mux(cover.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            for _ in range(20):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture[:64, :96], format="rgb24")))
-            container.mux([*cover.encode(), *stream.encode()])
-        frames, metadata = decode_video(tmp_path / "a.mkv", lambda metadata: [0, 19], decoder)
-        assert metadata.total_num_frames == 20
-        assert frames.shape == (2, 3, 64, 96)
-
-    @pytest.mark.parametrize("decoder", DECODERS)
-    def test_a_rotated_recording_comes_out_upright(self, tmp_path, decoder):
-        path = tmp_path / "phone.mp4"
-        drawn = render_clip(path)
-        content = bytearray(path.read_bytes())
-        matrix = content.index(b"tkhd") + 4 + 40  # version and flags, times, id, ..., then the transformation matrix
-        one = (1 << 16).to_bytes(4, "big")
-        assert content[matrix : matrix + 4] == one
-        zero, minus_one = bytes(4), (-1 << 16).to_bytes(4, "big", signed=True)
-        content[matrix : matrix + 36] = (
-            zero + one + zero + minus_one + zero + zero + zero + zero + (1 << 30).to_bytes(4, "big")
-        )
-        path.write_bytes(content)
-        [frame], metadata = decode_video(path, lambda metadata: [10], decoder)
-        assert frame.shape == (3, 96, 64)
-        assert (metadata.height, metadata.width) == (96, 64)
-        expected = np.rot90(drawn[10], -1).astype(float)  # a quarter turn clockwise
-        assert np.abs(frame.permute(1, 2, 0).numpy() - expected).mean() < 2
 
     def test_bytes_paths_and_addresses(self, clip, tmp_path):
         path, _ = clip
@@ -491,32 +267,6 @@ class TestBadVideos:
         (tmp_path / "clip.mp4").write_bytes(head + tail.replace(b"avc1", b"zzz9"))
         self.check(clip[0], "there is no decoder for its codec")
 
-    @pytest.mark.parametrize("decoder", ["pyav", None])
-    def test_streams_that_appear_on_the_way(self, tmp_path, monkeypatch, decoder):
-        """As in MPEG-TS, often by damage. PyAV may then end with an IndexError."""
-
-        def demux(container, stream):
-            yield from container.demux(stream)
-            raise IndexError("list index out of range")
-
-        drawn = render_clip(tmp_path / "clip.ts")
-        take_packets_from(demux, monkeypatch)
-        frames, _ = decode_video(tmp_path / "clip.ts", lambda metadata: range(40), decoder)
-        assert brightness(frames) == pytest.approx(drawn.mean((1, 2, 3)), abs=1.5)
-
-    def test_a_raw_recording_that_begins_inside_a_group_of_pictures(self, tmp_path):
-        """It has no times, which would tell what of it cannot be decoded."""
-        render_clip(tmp_path / "whole.ts")
-        copy_packets(tmp_path / "whole.ts", tmp_path / "part.h264", 5)
-        with pytest.raises(ValueError, match=r"only \d+ of its 35 frames can be decoded"):
-            decode_video(tmp_path / "part.h264", lambda metadata: [34])
-
-    def test_the_frame_size_changes(self, tmp_path):
-        render_clip(tmp_path / "a.ts", num_frames=20)
-        render_clip(tmp_path / "b.ts", num_frames=20, size=(96, 128))
-        (tmp_path / "both.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
-        self.check(tmp_path / "both.ts", "the frame size changes from 64 x 96 to 96 x 128 within the video")
-
     def test_sound_only(self, tmp_path):
         with av.open(str(tmp_path / "sound.mp4"), "w") as container:
             stream = container.add_stream("aac", rate=8000)
@@ -525,23 +275,6 @@ class TestBadVideos:
             container.mux(stream.encode(frame))
             container.mux(stream.encode())
         self.check(tmp_path / "sound.mp4", "no video stream")
-
-    @pytest.mark.parametrize("decoder", [None, "pyav"])
-    def test_a_lossless_trim_is_not_truncated(self, tmp_path, decoder):
-        """It starts at a keyframe, and an edit list hides the frames up to the cut."""
-        drawn = render_clip(tmp_path / "whole.mp4")
-        with av.open(str(tmp_path / "whole.mp4")) as source, av.open(str(tmp_path / "trim.mp4"), "w") as copy:
-            stream = copy.add_stream_from_template(source.streams.video[0])
-            packets = [packet for packet in source.demux(video=0) if packet.dts is not None]
-            frame = round(0.04 / packets[0].time_base)
-            start = next(i for i, packet in enumerate(packets) if packet.is_keyframe and i > 0)
-            first = packets[start].pts // frame + 3  # the cut, three frames after a keyframe
-            for packet in packets[start:]:
-                packet.pts, packet.dts, packet.stream = packet.pts - first * frame, packet.dts - first * frame, stream
-                copy.mux(packet)
-        frames, metadata = decode_video(tmp_path / "trim.mp4", lambda metadata: range(metadata.total_num_frames), decoder)
-        assert metadata.total_num_frames == 40 - first
-        assert brightness(frames) == pytest.approx([drawn[i].mean() for i in range(first, 40)], abs=1.5)
 
     def test_unknown_decoder_and_frames_out_of_range(self, tmp_path):
         render_clip(tmp_path / "clip.mp4")
