@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from .video_index import UnreadableVideoError, VideoFileMetadata, VideoIndex, count_frames, decoded_frames, read_index
+from .video_index import (
+    UnreadableVideoError,
+    VideoFileMetadata,
+    VideoIndex,
+    count_frames,
+    decoded_frames,
+    read_index,
+    set_up_decoder,
+)
 from .video_orientation import orientation_of, turn
 from .video_sources import VideoSource, load_source, open_container
 
@@ -222,8 +230,7 @@ def _open_for_threads(
     """
     with open_container(source) as container:
         stream = container.streams[index.stream]
-        stream.codec_context.thread_count = 1 if index.is_counted else _threads()  # as it was counted
-        stream.thread_type = "AUTO"
+        set_up_decoder(stream, threads=1 if index.is_counted else _threads())  # counted with one
         try:
             yield container, stream
         finally:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.codec.context import Flags
 from transformers.video_utils import VideoMetadata
 
 from .video_orientation import UPRIGHT, orientation_of
@@ -108,7 +109,7 @@ def count_frames(source: str | bytes) -> VideoIndex:
     """
     with open_container(source) as container:
         stream = _video_stream(container)
-        stream.codec_context.thread_count = 1  # with more, an error takes other frames along
+        set_up_decoder(stream, threads=1)
         times, damaged, first = [], [], None
         for frame in decoded_frames(container, stream, damaged):
             first = first or frame
@@ -120,6 +121,14 @@ def count_frames(source: str | bytes) -> VideoIndex:
         is_upright = orientation_of(first) == UPRIGHT
         counted = {"is_counted": True, "num_damaged": len(damaged)}
         return VideoIndex(metadata, stream.index, stream.time_base, is_upright, **counted)
+
+
+def set_up_decoder(stream: "av.VideoStream", threads: int) -> None:
+    """With one thread, an error takes no other frames along, and no picture waits for later packets."""
+    stream.codec_context.thread_count = threads
+    stream.thread_type = "AUTO"
+    if stream.codec_context.name == "hevc":  # FFmpeg 8 leaves out whatever refers to a damaged picture; earlier ones show it
+        stream.codec_context.flags |= Flags.output_corrupt
 
 
 def demux(
@@ -181,7 +190,7 @@ class _Opening:
 
     def __init__(self, stream: "av.VideoStream"):
         self.stream = stream
-        self.stream.codec_context.thread_count = 1  # which does not wait for more packets
+        set_up_decoder(stream, threads=1)
         self.early: list[int | None] = []
         self.is_sound = False  # the picture of the keyframe, or a later one, has been shown
         self.is_upright, self.size = True, (stream.height, stream.width)
@@ -296,4 +305,5 @@ __all__ = [
     "decoded_frames",
     "demux",
     "read_index",
+    "set_up_decoder",
 ]

@@ -111,6 +111,7 @@ def render_clip(
     codec: str = "libx264",
     codec_options: dict[str, str] | None = None,
     movflags: str | None = None,
+    pix_fmt: str = "yuv420p",
 ) -> np.ndarray:
     """Writes a clip in which frame i is told by its brightness, a keyframe every 12 frames; returns what was drawn.
 
@@ -121,7 +122,7 @@ def render_clip(
     frames = np.stack([np.full((height, width, 3), 30 + 4 * i, np.uint8) + ramp[None, :, None] for i in range(num_frames)])
     with av.open(str(path), "w", options={"movflags": movflags} if movflags else {}) as container:
         stream = container.add_stream(codec, rate=25, options=codec_options)
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, "yuv420p", 12
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, pix_fmt, 12
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

@@ -15,18 +15,11 @@ from transformers.video_utils import VideoMetadata
 
 from conversion.converter import processor_for
 from modeling_videomamba import VideoMambaVideoProcessor, decode_video
-from modeling_videomamba.video_decoding import torchcodec_is_usable
 
 from .conftest import FIXTURES, golden, render_clip, save_model, served, small_config
+from .video_files import DECODERS
 
 
-DECODERS = [
-    "pyav",
-    pytest.param(
-        "torchcodec",
-        marks=pytest.mark.skipif(not torchcodec_is_usable(), reason="torchcodec, or its FFmpeg, is not installed"),
-    ),
-]
 SAMPLING = [
     sample
     for sample in json.loads((FIXTURES / "frame_sampling.json").read_text())["samples"]
@@ -39,10 +32,6 @@ def clip(tmp_path):
     """A clip of 40 frames of 64 x 96 pixels, and what it shows."""
     path = tmp_path / "clip.mp4"
     return str(path), render_clip(path)
-
-
-def brightness(frames):
-    return frames.float().mean((1, 2, 3)).tolist()
 
 
 class TestFrameSampling:
@@ -190,6 +179,8 @@ class TestViews:
         with pytest.raises(ValueError, match="`num_crops` 3 makes squares, but this model takes frames of 40 x 24"):
             VideoMambaVideoProcessor(size={"shortest_edge": 40}, crop_size={"height": 40, "width": 24})(clip[0], num_crops=3)
 
+
+class TestSources:
     def test_bytes_paths_and_addresses(self, clip, tmp_path):
         path, _ = clip
         processor = VideoMambaVideoProcessor(num_frames=4)

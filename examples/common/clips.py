@@ -19,13 +19,13 @@ from datasets import Dataset
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from transformers import BaseImageProcessor, TrainerCallback
-from transformers.video_utils import VideoMetadata
 
 from modeling_videomamba import VideoMambaVideoProcessor
 from modeling_videomamba.video_decoding import decode_video
+from modeling_videomamba.video_index import VideoFileMetadata
 
 from .frame_sampling import FrameSampling, window_frames
-from .images import read_image
+from .images import first_line, read_image
 from .masking import draw_noise
 from .media_lists import name_of, source_of
 from .mixing import ClipMixing
@@ -87,8 +87,8 @@ def read_frames(
     if "image" in row:
         return read_image(video)[None]
 
-    def choose_in_window(metadata: VideoMetadata) -> np.ndarray:
-        first, length = window_frames(metadata.total_num_frames, metadata.fps, start, end)
+    def choose_in_window(metadata: VideoFileMetadata) -> np.ndarray:
+        first, length = window_frames(metadata.total_num_frames, metadata.fps, start, end, metadata.frame_times)
         return first + np.asarray(choose(length)).reshape(-1)
 
     if isinstance(video, str) and Path(video).is_dir():
@@ -100,11 +100,17 @@ def _read_frame_folder(folder: Path, choose: Callable[[int], list[int] | np.ndar
     pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
     if not pictures:
         raise ValueError(f"The folder {folder} has no pictures.")
-    chosen = np.asarray(choose(len(pictures))).reshape(-1)
-    try:
-        return torch.stack([decode_image(str(pictures[i]), ImageReadMode.RGB) for i in chosen])
-    except RuntimeError as error:  # no picture, or one of another size
-        raise ValueError(f"Cannot read the pictures in {folder}: {str(error).splitlines()[0]}") from error
+    frames = []
+    for picture in (pictures[i] for i in np.asarray(choose(len(pictures))).reshape(-1)):
+        try:
+            frame = decode_image(str(picture), ImageReadMode.RGB, apply_exif_orientation=True)
+        except Exception as error:  # of any type, by the kind of damage
+            raise ValueError(f"Cannot read the picture {picture}: {first_line(error)}") from error
+        if frames and frame.shape != frames[0].shape:
+            before, after = (f"{height} x {width}" for _, height, width in (frames[0].shape, frame.shape))
+            raise ValueError(f"The pictures in {folder} are not of one size: {picture.name} is {after}, others are {before}.")
+        frames.append(frame)
+    return torch.stack(frames)
 
 
 def require_readable(videos: Dataset, where: str, unreadable: UnreadableFiles) -> None:

@@ -18,8 +18,16 @@ def read_image(source: str | bytes) -> Tensor:
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             return v2.functional.pil_to_tensor(image.convert("RGB"))
-    except (Image.DecompressionBombError, SyntaxError, TypeError) as error:  # what Pillow says of some damaged files
-        raise ValueError(f"Cannot read the image: {error}") from error
+    except (FileNotFoundError, PermissionError):  # whose messages name the file
+        raise
+    except Exception as error:  # Pillow's are of any type, by the kind of damage
+        name = f"of {len(source)} bytes" if isinstance(source, bytes) else source
+        raise ValueError(f"Cannot read the image {name}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 class ImageTrainingTransform:

@@ -4,6 +4,7 @@ Pairs are judged in two steps. The dual encoder compares every video with every 
 sides of the likeliest pairs at once; whatever it does not look at ranks below them.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from statistics import median
 from typing import NamedTuple
@@ -43,7 +44,10 @@ def read_middle_frames(file: CaptionedFile, num_frames: int, seconds: float | No
     def choose(metadata) -> np.ndarray:
         if metadata.fps is None:
             raise ValueError("The video does not say how many frames it shows a second, so it cannot be cut off.")
-        return interval_middles(max(min(metadata.total_num_frames, int(seconds * metadata.fps)), 1), num_frames)
+        length = int(seconds * metadata.fps)
+        if metadata.frame_times is not None:  # the rate varies
+            length = bisect_left(metadata.frame_times, seconds)
+        return interval_middles(max(min(metadata.total_num_frames, length), 1), num_frames)
 
     return decode_video(file.path, choose)[0]
 
