@@ -14,7 +14,7 @@ import numpy as np
 from av.codec.context import Flags
 from transformers.video_utils import VideoMetadata
 
-from .video_orientation import UPRIGHT, orientation_of
+from .video_orientation import is_stored_upright, orientation_of
 from .video_sources import open_container
 
 
@@ -118,7 +118,7 @@ def count_frames(source: str | bytes) -> VideoIndex:
             raise UnreadableVideoError("none of its frames can be decoded")
         in_order = None not in times and all(time < later for time, later in pairwise(times))
         metadata = _metadata_of(stream, _size_of(first), len(times), times if in_order else [], last_duration=0)
-        is_upright = orientation_of(first) == UPRIGHT
+        is_upright = is_stored_upright(first)
         counted = {"is_counted": True, "num_damaged": len(damaged)}
         return VideoIndex(metadata, stream.index, stream.time_base, is_upright, **counted)
 
@@ -192,16 +192,16 @@ class _Opening:
         self.stream = stream
         set_up_decoder(stream, threads=1)
         self.early: list[int | None] = []
-        self.is_sound = False  # the picture of the keyframe, or a later one, has been shown
+        self.is_sound = False  # the picture of the keyframe has been shown, or is cut off by an edit list
         self.is_upright, self.size = True, (stream.height, stream.width)
-        self._has_keyframe, self._begin = False, None  # and its time
+        self._has_keyframe, self._begin, self._begin_is_hidden = False, None, False  # with its time
         self._is_over = False
 
     def add(self, packet: "av.Packet") -> None:
         if self._is_over:
             return
         if packet.is_keyframe and not self._has_keyframe:
-            self._has_keyframe, self._begin = True, packet.pts
+            self._has_keyframe, self._begin, self._begin_is_hidden = True, packet.pts, packet.is_discard
         self._decode(packet)
 
     def end(self) -> None:
@@ -215,11 +215,12 @@ class _Opening:
             self._is_over = self._has_keyframe
             return
         for frame in frames:
-            self.size, self.is_upright = _size_of(frame), orientation_of(frame) == UPRIGHT
+            self.size, self.is_upright = _size_of(frame), is_stored_upright(frame)
             if not self._has_keyframe or (self._begin is not None and (frame.pts is None or frame.pts < self._begin)):
                 self.early.append(frame.pts)
             else:
-                self._is_over = self.is_sound = True
+                self._is_over = True
+                self.is_sound = self._begin is None or self._begin_is_hidden or frame.pts == self._begin
                 break
 
 

@@ -70,11 +70,11 @@ def set_display_matrix(path: Path, a: float, b: float, c: float, d: float) -> No
     path.write_bytes(content)
 
 
-def damage_packet(path: Path, number: int, content: bytes, offset: int = 0) -> None:
-    """Overwrites a part of a packet, the one of this number in the file."""
+def damage_packet(path: Path, number: int, content: bytes | None = None) -> None:
+    """Overwrites the start of a packet, the one of this number in the file; without `content` all of it, with zeros."""
     with av.open(str(path)) as container:
-        packet = [packet for packet in container.demux(video=0) if packet.size][number]
-        stored = bytes(packet)
-    damaged = path.read_bytes().replace(stored, stored[:offset] + content + stored[offset + len(content) :])
-    assert damaged != path.read_bytes()
-    path.write_bytes(damaged)
+        stored = bytes([packet for packet in container.demux(video=0) if packet.size][number])
+    content = bytes(len(stored)) if content is None else content
+    whole = path.read_bytes()
+    assert whole.count(stored) == 1
+    path.write_bytes(whole.replace(stored, content + stored[len(content) :]))
