@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from transformers.video_utils import VideoMetadata
 
-from .video_sources import VideoSource, load_source, open_container
+from .video_download import FETCH_BYTES, FETCH_SECONDS
+from .video_sources import VideoSource, encoded_source, load_source, open_container
 
 
 FRAMES_AT_A_TIME = 16
@@ -31,28 +32,36 @@ def decode_video(
     choose_frames: Callable[[VideoMetadata], Sequence[int]],
     decoder: str | None = None,
     shrink: Callable[[Tensor], Tensor] | None = None,
+    fetch_seconds: float = FETCH_SECONDS,
+    fetch_bytes: int = FETCH_BYTES,
 ) -> tuple[Tensor, VideoMetadata]:
     """Decodes the frames that `choose_frames` asks for.
 
     Args:
-        source: path, http(s) address, or the bytes of a video file.
+        source: path, http(s) address, the bytes of a video file, a binary file that is open, or an item of `datasets.Video`: a
+            decoder of torchcodec, or `{"path": ..., "bytes": ...}`.
         choose_frames: given the video's metadata, returns indices of frames, in any order; repeats are fine.
         decoder (`"torchcodec"` or `"pyav"`, *optional*): by default torchcodec where it is usable.
         shrink (*optional*): called with some decoded frames after the other, `(frames, 3, height, width)`, uint8; its results
             are put together. Resizing here keeps a long video from being in memory at full size.
+        fetch_seconds, fetch_bytes: limits for all of the download from an address. Its content is held in memory.
 
     Returns:
         Frames `(len(indices), 3, height, width)`, uint8 RGB, upright, or what `shrink` makes of them; metadata with
-        `frames_indices`.
+        `frames_indices`. Pixels that are not square stay as they are stored, as with ffmpeg and torchcodec: the frames are not
+        stretched to the shape in which a player shows them.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be decoded: empty, not a video, truncated. Only MP4 and MOV tell how long they should be; what
-            is left of other files (MKV, WebM, MPEG-TS, AVI, GIF) is taken for a shorter video.
+        ValueError: if it cannot be fetched, or decoded: empty, not a video, a playlist, truncated. Only MP4 and MOV tell how
+            long they should be; what is left of other files (MKV, WebM, MPEG-TS, AVI, GIF) is taken for a shorter video.
     """
     if decoder not in (None, "torchcodec", "pyav"):
         raise ValueError(f"Unknown decoder {decoder!r}: choose 'torchcodec' or 'pyav'.")
-    source, name = load_source(source)
+    source = encoded_source(source)
+    if hasattr(source, "get_frames_at"):
+        return _decode_open(source, choose_frames, shrink)
+    source, name = load_source(source, fetch_seconds, fetch_bytes)
     try:
         index = _read_index(source)
         metadata = index.metadata
@@ -291,6 +300,31 @@ def _decode_from_start(source: str | bytes, index: _Index, wanted: list[int]) ->
                     break
             else:
                 raise EOFError(f"only {position + 1} of its {index.metadata.total_num_frames} frames can be decoded")
+
+
+def _decode_open(
+    decoder: "torchcodec.decoders.VideoDecoder",  # noqa: F821
+    choose_frames: Callable[[VideoMetadata], Sequence[int]],
+    shrink: Callable[[Tensor], Tensor] | None,
+) -> tuple[Tensor, VideoMetadata]:
+    """As [`decode_video`], from a decoder of torchcodec whose file is not at hand. Its count of frames is taken."""
+    stream = decoder.metadata
+    metadata = VideoMetadata(
+        stream.num_frames, stream.average_fps, stream.width, stream.height, stream.duration_seconds, "torchcodec"
+    )
+    indices = metadata.frames_indices = [int(i) for i in choose_frames(metadata)]
+
+    def frames() -> Iterator[Tensor]:
+        for start in range(0, len(indices), FRAMES_AT_A_TIME):
+            part = decoder.get_frames_at(indices[start : start + FRAMES_AT_A_TIME]).data
+            if part.shape[1] != 3:  # dimension_order="NHWC"
+                part = part.permute(0, 3, 1, 2)
+            yield from part if part.dtype == torch.uint8 else (part * 255).round().to(torch.uint8)
+
+    try:
+        return _put_together(frames(), shrink), metadata
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"Cannot decode the video of {decoder}: {error}.") from error
 
 
 def _picture(frame: "av.VideoFrame") -> Tensor:

@@ -53,7 +53,7 @@ OTHER_TEXTS = {
     "<!doctype html": "an HTML page, not a video",
     "<html": "an HTML page, not a video",
 }
-PICTURES = ("AVIF", "BMP", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+PICTURE_FORMATS = ("AVIF", "BMP", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def load_source(
@@ -88,8 +88,17 @@ def load_source(
         if not (content := fetch(name, fetch_seconds, fetch_bytes)):
             raise ValueError(f"The video {name} is empty: 0 bytes.")
         return content, name
+    if "://" in name and not os.path.exists(name):
+        raise ValueError(f"Only http(s) addresses are fetched: download {name} first.")
     _require_file(name)
     return os.path.abspath(name), name  # FFmpeg would take what comes before a colon for a protocol
+
+
+def encoded_source(source: VideoSource) -> VideoSource:
+    """What `datasets.Video` has opened with torchcodec, where it is at hand: the decoder says itself. Else the source."""
+    item = getattr(source, "_hf_encoded", None) or {}
+    is_at_hand = item.get("bytes") is not None or os.path.isfile(item.get("path") or "")
+    return item if is_at_hand else source
 
 
 def _of_dict(item: dict[str, Any]) -> bytes | str | os.PathLike:
@@ -162,10 +171,10 @@ def describe_other_file(source: str | bytes) -> str | None:
         what = next((what for start, what in OTHER_TEXTS.items() if text.startswith(start)), "a text file, not a video")
         return what
     try:
-        with Image.open(source if isinstance(source, str) else io.BytesIO(source), formats=PICTURES) as image:
+        with Image.open(source if isinstance(source, str) else io.BytesIO(source), formats=PICTURE_FORMATS) as image:
             return f"a picture ({image.format}), not a video"
     except Exception:  # Pillow's, of any type
         return None
 
 
-__all__ = ["VIDEO_FORMATS", "VideoSource", "is_address", "load_source", "open_container"]
+__all__ = ["PICTURE_FORMATS", "VIDEO_FORMATS", "VideoSource", "encoded_source", "is_address", "load_source", "open_container"]

@@ -1,6 +1,7 @@
 """Images for training and evaluation, as the reference prepares ImageNet's (`image_sm/datasets.py`)."""
 
 import io
+import os
 
 from PIL import Image
 from timm.data import create_transform
@@ -8,16 +9,20 @@ from torch import Tensor
 from torchvision.transforms import v2
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from modeling_videomamba.video_inputs import picture_to_rgb
 
-def read_image(source: str | bytes) -> Tensor:
-    """An image `(3, height, width)`, uint8, of a file or its bytes.
+
+def read_image(source: str | os.PathLike | bytes) -> Tensor:
+    """An image `(3, height, width)`, uint8 RGB, of a file or its bytes: grey, palettes, CMYK and 16 bits are converted.
+
+    Transparency is left out. As by the reference, an orientation in the EXIF data is not applied.
 
     Raises:
         ValueError, OSError: if it cannot be read.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return v2.functional.pil_to_tensor(image.convert("RGB"))
+            return v2.functional.pil_to_tensor(picture_to_rgb(image))
     except (Image.DecompressionBombError, SyntaxError, TypeError) as error:  # what Pillow says of some damaged files
         raise ValueError(f"Cannot read the image: {error}") from error
 
