@@ -22,7 +22,7 @@ A_VIDEO_IS = (
 
 
 class Frames(NamedTuple):
-    """Pixels `(frames, channels, height, width)` in any dtype, and the factor that takes them to 0..255, if they are to be."""
+    """Pixels `(frames, channels, height, width)`, uint8, or with the factor that takes them to 0..255 if they are to be."""
 
     pixels: Tensor
     factor: float | None = 1.0
@@ -34,7 +34,7 @@ class Frames(NamedTuple):
 def list_videos(
     videos: Any, input_data_format: str | ChannelDimension | None = None, check_range: bool = True
 ) -> list[VideoSource | Frames]:
-    """A flat list of videos from one of them, a batch, or lists of any depth. Arrays are neither copied nor converted yet.
+    """A flat list of videos from one of them, a batch, or lists of any depth. Arrays of uint8 and of floats are not copied.
 
     Args:
         videos: [`A_VIDEO_IS`] says what a video is. A list of pictures, or of arrays of one frame each, is one video; a list
@@ -73,7 +73,7 @@ def list_videos(
 
 
 def to_rgb(frames: Frames, convert_rgb: bool = True) -> Tensor:
-    """Levels in 0..255, `(frames, 3, height, width)`: whole numbers in uint8, floats in fp32.
+    """Levels in 0..255, `(frames, 3, height, width)`, uint8 or fp32.
 
     Grey is repeated for the three colours. Transparency is left out, as Pillow's `convert("RGB")` does and as videos' is.
     """
@@ -82,11 +82,7 @@ def to_rgb(frames: Frames, convert_rgb: bool = True) -> Tensor:
         pixels = pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels[:, :3]
     if pixels.dtype == torch.uint8:
         return pixels
-    if frames.factor is None:
-        return pixels.float()
-    if pixels.is_floating_point():
-        return pixels.float() * frames.factor
-    return pixels.to(torch.uint8) * int(frames.factor)
+    return pixels.float() if frames.factor is None else pixels.float() * frames.factor
 
 
 def picture_to_rgb(picture: Image) -> Image:
@@ -142,7 +138,23 @@ def _frames(video: np.ndarray | Tensor, input_data_format: str | ChannelDimensio
         pixels = pixels.permute(0, 3, 1, 2)
     if pixels.shape[1] not in (1, 3, 4):
         raise ValueError(f"{A_VIDEO_IS}, got an array of shape {shape}.")
-    return Frames(pixels, _factor(pixels) if check_range else None)
+    if pixels.dtype == torch.uint8 or not check_range:
+        return Frames(pixels, 1.0 if pixels.dtype == torch.uint8 else None)
+    return _with_levels(pixels)
+
+
+def _with_levels(pixels: Tensor) -> Frames:
+    if pixels.dtype == torch.bool:
+        return Frames(pixels.to(torch.uint8) * 255)
+    values = pixels if pixels.is_floating_point() else pixels.cpu().numpy()  # PyTorch knows no least uint16
+    least, most = values.min().item(), values.max().item()
+    if least >= 0 and most <= 255:
+        return Frames(pixels, 255.0 if most <= 1 else 1.0) if pixels.is_floating_point() else Frames(pixels.to(torch.uint8))
+    if pixels.is_floating_point():
+        remedy = "floats are taken for levels in 0..1 or in 0..255; pass `do_rescale=False` if they are in another range"
+    else:
+        remedy = "whole numbers are taken for levels in 0..255; of 16 bits, pass `(video / 65535).astype('float32')`"
+    raise ValueError(f"The pixels of a video ({pixels.dtype}) are from {least:g} to {most:g}: {remedy}.")
 
 
 def _tensor(array: np.ndarray | Tensor) -> Tensor:
@@ -157,22 +169,6 @@ def _tensor(array: np.ndarray | Tensor) -> Tensor:
     if array.is_complex():
         raise ValueError(f"The pixels of a video are real numbers, got {array.dtype}.")
     return array
-
-
-def _factor(pixels: Tensor) -> float:
-    """What takes the pixels to 0..255."""
-    if pixels.dtype == torch.uint8:
-        return 1.0
-    if pixels.dtype == torch.bool:
-        return 255.0
-    least, most = pixels.min().item(), pixels.max().item()
-    if not (least >= 0 and most <= 255):
-        if pixels.is_floating_point():
-            remedy = "floats are taken for levels in 0..1 or in 0..255; pass `do_rescale=False` if they are in another range"
-        else:
-            remedy = "whole numbers are taken for levels in 0..255; of 16 bits, pass `(video / 65535).astype('float32')`"
-        raise ValueError(f"The pixels of a video ({pixels.dtype}) are from {least:g} to {most:g}: {remedy}.")
-    return 255.0 if pixels.is_floating_point() and most <= 1 else 1.0
 
 
 __all__ = ["Frames", "list_videos", "picture_to_rgb", "to_rgb"]

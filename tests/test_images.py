@@ -103,6 +103,18 @@ def test_grey_images_and_those_with_transparency_become_rgb(tmp_path):
         assert read_image(str(tmp_path / f"{mode}.png")).shape == (3, 5, 4)
 
 
+def test_images_of_16_bits_and_of_printers_colours(tmp_path):
+    levels = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
+    Image.fromarray(levels.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    Image.fromarray(levels.astype(np.uint16) * 257).save(tmp_path / "16.tiff")
+    Image.fromarray(levels).convert("CMYK").save(tmp_path / "cmyk.tiff")
+    for name in ("16.png", "16.tiff", "cmyk.tiff"):
+        assert np.array_equal(read_image(tmp_path / name), np.stack([levels] * 3)), name
+    Image.fromarray(levels.astype(np.float32)).save(tmp_path / "32.tiff")
+    with pytest.raises(ValueError, match="32 bits a pixel"):
+        read_image(tmp_path / "32.tiff")
+
+
 def test_evaluation_is_what_the_processor_makes(folder):
     processor = processor_for(small_config(num_frames=None))
     images = load_media(str(folder), "val", media="image")

@@ -70,8 +70,10 @@ def search_folder(folder: Path, media: Media) -> list[Path]:
     """As [`find_files`], and says on stderr how many other files were passed over.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or no such folder.
     """
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {folder}.")
     found = find_files(folder, media, others := Counter())
     if not found:
         raise ValueError(f"The folder {folder} has no {media}s{passed_over(others)}.")
@@ -88,7 +90,8 @@ def passed_over(others: Counter[str]) -> str:
     """As in `", 3 other files passed over (.jpg, .txt)"`, to follow the number of files found; empty if there are none."""
     if not others:
         return ""
-    suffixes = [printable(suffix) or "without a suffix" for suffix, _ in others.most_common(MOST_SUFFIXES)]
+    suffixes = sorted(others, key=lambda suffix: (-others[suffix], suffix))[:MOST_SUFFIXES]
+    suffixes = [printable(suffix) or "without a suffix" for suffix in suffixes]
     suffixes += ["..."] if len(others) > MOST_SUFFIXES else []
     files = "file" if others.total() == 1 else "files"
     return f", {others.total():,} other {files} passed over ({', '.join(suffixes)})"
