@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -179,8 +179,9 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
                 f"`video_metadata` says that a video has {metadata.total_num_frames} frames, but {total} were given. If these "
                 "are sampled already, pass `do_sample_frames=False`."
             )
-        indices = sample_indices_fn(metadata=metadata)
-        return video.take(indices), replace(metadata, frames_indices=indices)
+        metadata = copy(metadata)  # it may be the caller's
+        metadata.frames_indices = sample_indices_fn(metadata=metadata)
+        return video.take(metadata.frames_indices), metadata
 
     def _prepare_input_videos(
         self, videos: list[Frames], do_convert_rgb: bool | None = None, device: str | None = None, **kwargs

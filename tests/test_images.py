@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from datasets import ClassLabel, Dataset, DatasetDict, Features
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from torch.utils.data import BatchSampler, DataLoader
 
 from conversion.converter import processor_for
@@ -113,6 +113,15 @@ def test_images_of_16_bits_and_of_printers_colours(tmp_path):
     Image.fromarray(levels.astype(np.float32)).save(tmp_path / "32.tiff")
     with pytest.raises(ValueError, match="32 bits a pixel"):
         read_image(tmp_path / "32.tiff")
+
+
+def test_an_image_never_starts_another_program(tmp_path, monkeypatch):
+    """As PostScript would."""
+    Image.new("RGB", (4, 5)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: pytest.fail("Ghostscript was started"))
+    with pytest.raises(OSError, match="cannot identify image file"):
+        read_image(tmp_path / "a.jpg")
 
 
 def test_evaluation_is_what_the_processor_makes(folder):

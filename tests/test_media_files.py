@@ -84,7 +84,7 @@ def test_pictures_of_16_bits_in_a_folder_of_frames(tmp_path):
     levels = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
     Image.fromarray(levels).save(tmp_path / "0.png")
     Image.fromarray(levels.astype(np.uint16) * 257).save(tmp_path / "1.png")
-    Image.fromarray(levels).convert("RGBA").save(tmp_path / "2.tiff")
+    Image.fromarray(levels).convert("RGBA").save(tmp_path / "2.png")
     frames = read_frames({"video": str(tmp_path)}, range)
     assert frames.shape == (3, 3, 6, 8)
     assert frames.dtype == torch.uint8

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
 from transformers import BaseImageProcessor, TrainerCallback
 from transformers.video_utils import VideoMetadata
 
@@ -24,9 +25,8 @@ from modeling_videomamba import VideoMambaVideoProcessor
 from modeling_videomamba.video_decoding import decode_video
 
 from .frame_sampling import FrameSampling, window_frames
-from .images import read_image
+from .images import read_image, to_8_bits
 from .masking import draw_noise
-from .media_files import SUFFIXES
 from .media_lists import name_of, source_of
 from .mixing import ClipMixing
 
@@ -97,13 +97,13 @@ def read_frames(
 
 
 def _read_frame_folder(folder: Path, choose: Callable[[int], list[int] | np.ndarray]) -> Tensor:
-    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES["image"])
+    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
     if not pictures:
         raise ValueError(f"The folder {folder} has no pictures.")
     chosen = np.asarray(choose(len(pictures))).reshape(-1)
     try:
-        return torch.stack([read_image(pictures[i]) for i in chosen])
-    except (ValueError, OSError, RuntimeError) as error:  # not a picture, or one of another size
+        return torch.stack([to_8_bits(decode_image(str(pictures[i]), ImageReadMode.RGB)) for i in chosen])
+    except RuntimeError as error:  # no picture, or one of another size
         raise ValueError(f"Cannot read the pictures in {folder}: {str(error).splitlines()[0]}") from error
 
 

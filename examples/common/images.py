@@ -3,6 +3,7 @@
 import io
 import os
 
+import torch
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
@@ -10,6 +11,10 @@ from torchvision.transforms import v2
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from modeling_videomamba.video_inputs import picture_to_rgb
+from modeling_videomamba.video_sources import PICTURE_FORMATS
+
+
+IMAGE_FORMATS = (*PICTURE_FORMATS, "GIF")  # not those for which Pillow starts another program, as for EPS
 
 
 def read_image(source: str | os.PathLike | bytes) -> Tensor:
@@ -21,10 +26,15 @@ def read_image(source: str | os.PathLike | bytes) -> Tensor:
         ValueError, OSError: if it cannot be read.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=IMAGE_FORMATS) as image:
             return v2.functional.pil_to_tensor(picture_to_rgb(image))
     except (Image.DecompressionBombError, SyntaxError, TypeError) as error:  # what Pillow says of some damaged files
         raise ValueError(f"Cannot read the image: {error}") from error
+
+
+def to_8_bits(picture: Tensor) -> Tensor:
+    """What torchvision decodes of a PNG with 16 bits a colour, in uint8 like the others."""
+    return picture if picture.dtype == torch.uint8 else (picture.float() / 257).round().to(torch.uint8)
 
 
 class ImageTrainingTransform:
