@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 from examples.common.arguments import Help
 from examples.common.checks import require_at_least_one
 from examples.common.inference import classify_views, fingerprint_of, load_classifier
-from examples.common.media_files import find_files, printable
+from examples.common.media_files import printable, search_folder
 from examples.common.media_lists import read_list
 from examples.common.score_files import add_row, open_part, read_parts
 from examples.common.settings import check_settings
@@ -86,9 +86,7 @@ def list_videos(source: str, media_root: str | None) -> list[str]:
     if not path.is_dir():
         root = os.path.abspath(media_root) if media_root else None
         return list(dict.fromkeys(read_list(path, root, labelled=False)["video"]))
-    if not (found := find_files(path, "video")):
-        raise ValueError(f"The folder {path} has no videos.")
-    return list(map(str, found))
+    return list(map(str, search_folder(path, "video")))
 
 
 class VideosToDo(torch.utils.data.Dataset):

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs from a clone, installed or not
 
 from examples.common.checks import check_picture, require_at_least_one
-from examples.common.media_files import SUFFIXES, find_files, printable
+from examples.common.media_files import printable, search_folder
 from modeling_videomamba import VideoMambaForVideoClassification, scan_report
 
 
@@ -37,10 +37,7 @@ def list_videos(arguments: list[str]) -> list[str]:
     """Files and addresses as they are, and in place of a folder the videos in it."""
     videos = []
     for argument in arguments:
-        found = find_files(Path(argument), "video") if Path(argument).is_dir() else [argument]
-        if not found:
-            raise ValueError(f"the folder {argument} has no videos ({', '.join(sorted(SUFFIXES['video']))})")
-        videos += map(str, found)
+        videos += map(str, search_folder(Path(argument), "video")) if Path(argument).is_dir() else [argument]
     return videos
 
 

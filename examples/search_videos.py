@@ -41,7 +41,7 @@ from examples.common.answer_picture import frame_strip
 from examples.common.arguments import Help
 from examples.common.captions import CaptionTokenizer, clean_caption
 from examples.common.checks import check_picture, require_at_least_one
-from examples.common.media_files import find_files, printable
+from examples.common.media_files import printable, search_folder
 from examples.common.models import locate_files
 from examples.common.video_index import VideoIndex, fingerprint_of_directory, stamp
 from modeling_videomamba import (
@@ -140,9 +140,7 @@ def update_index(
 def index_videos(args: argparse.Namespace) -> None:
     require_at_least_one(args, "batch_size")
     folder = os.path.abspath(args.videos)
-    found = {str(path.relative_to(folder)): stamp(path) for path in find_files(Path(folder), "video")}
-    if not found:
-        raise ValueError(f"There are no videos in {folder}.")
+    found = {str(path.relative_to(folder)): stamp(path) for path in search_folder(Path(folder), "video")}
     directory = locate_files(args.model)
     name = os.path.abspath(args.model) if os.path.isdir(args.model) else args.model
     index = VideoIndex.read_or_start(Path(args.index), folder, name, fingerprint_of_directory(Path(directory)))

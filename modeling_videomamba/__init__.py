@@ -30,6 +30,7 @@ from .modeling_videomamba_video_text import (
 )
 from .scan_implementations import SCAN_IMPLEMENTATIONS, scan_report
 from .selective_scan import selective_scan
+from .video_classification_pipeline import VideoMambaVideoClassificationPipeline
 from .video_decoding import decode_video
 from .video_processing_videomamba import VideoMambaVideoProcessor
 
@@ -68,6 +69,7 @@ __all__ = [
     "VideoMambaModel",
     "VideoMambaPreTrainedModel",
     "VideoMambaTextModel",
+    "VideoMambaVideoClassificationPipeline",
     "VideoMambaVideoProcessor",
     "VideoMambaVideoTextConfig",
     "decode_video",

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
+from .video_download import FETCH_BYTES, FETCH_SECONDS
 from .video_index import (
-    UnreadableVideoError,
     VideoFileMetadata,
     VideoIndex,
     count_frames,
@@ -26,7 +26,7 @@ from .video_index import (
     set_up_decoder,
 )
 from .video_orientation import orientation_of, turn
-from .video_sources import VideoSource, load_source, open_container
+from .video_sources import UnreadableVideoError, VideoSource, encoded_source, load_source, open_container
 
 
 FRAMES_AT_A_TIME = 16
@@ -39,6 +39,8 @@ def decode_video(
     choose_frames: Callable[[VideoFileMetadata], Sequence[int]],
     decoder: str | None = None,
     shrink: Callable[[Tensor], Tensor] | None = None,
+    fetch_seconds: float = FETCH_SECONDS,
+    fetch_bytes: int = FETCH_BYTES,
 ) -> tuple[Tensor, VideoFileMetadata]:
     """Decodes the frames that `choose_frames` asks for.
 
@@ -46,28 +48,35 @@ def decode_video(
     decoding, `choose_frames` is called again with the new number of frames. Damage that is jumped over stays unnoticed.
 
     Args:
-        source: path, http(s) address, or the bytes of a video file.
+        source: path, http(s) address, the bytes of a video file, a binary file that is open, or an item of `datasets.Video`: a
+            decoder of torchcodec, or `{"path": ..., "bytes": ...}`.
         choose_frames: given the video's metadata, returns indices of frames, in any order; repeats are fine.
         decoder (`"torchcodec"` or `"pyav"`, *optional*): by default torchcodec where it is usable. What it does not read
             correctly is decoded by PyAV in any case; the metadata's `video_backend` names the one that was used.
         shrink (*optional*): called with some decoded frames after the other, `(frames, 3, height, width)`, uint8; its results
             are put together. Resizing here keeps a long video from being in memory at full size.
+        fetch_seconds, fetch_bytes: limits for all of the download from an address. Its content is held in memory.
 
     Returns:
         Frames `(len(indices), 3, height, width)`, uint8 RGB, upright, or what `shrink` makes of them; metadata with
-        `frames_indices`.
+        `frames_indices`. Pixels that are not square stay as they are stored, as with ffmpeg and torchcodec: the frames are not
+        stretched to the shape in which a player shows them.
 
     Raises:
         FileNotFoundError, PermissionError: if there is no such file, or it may not be read.
-        ValueError: if it cannot be decoded, whatever the decoder raises: empty, not a video, truncated. Only MP4 and MOV tell
-            how long they should be; what is left of other files (MKV, WebM, MPEG-TS, AVI, GIF) is taken for a shorter video.
+        ValueError: if it cannot be fetched or decoded, whatever the decoder raises: empty, not a video, a playlist, truncated.
+            Only MP4 and MOV tell how long they should be; what is left of other files (MKV, WebM, MPEG-TS, AVI, GIF) is taken
+            for a shorter video.
             Errors of `choose_frames` and `shrink` are passed on as they are.
     """
     if decoder not in (None, "torchcodec", "pyav"):
         raise ValueError(f"Unknown decoder {decoder!r}: choose 'torchcodec' or 'pyav'.")
     if decoder == "torchcodec" and not torchcodec_is_usable():
         raise ImportError("torchcodec is not installed, or does not work here: `pip install torchcodec`, and FFmpeg.")
-    source, name = load_source(source)
+    source = encoded_source(source)
+    if hasattr(source, "get_frames_at"):
+        return _decode_open(source, choose_frames, shrink)
+    source, name = load_source(source, fetch_seconds, fetch_bytes)
     with _named_errors(name):
         index = read_index(source)
     while True:
@@ -240,6 +249,32 @@ def _open_for_threads(
 def _threads() -> int:
     """Of FFmpeg: as many as PyTorch's, so 1 in a worker of a data loader, and at most 16: more do not pay."""
     return min(16, torch.get_num_threads())
+
+
+def _decode_open(
+    decoder: "torchcodec.decoders.VideoDecoder",  # noqa: F821
+    choose_frames: Callable[[VideoFileMetadata], Sequence[int]],
+    shrink: Callable[[Tensor], Tensor] | None,
+) -> tuple[Tensor, VideoFileMetadata]:
+    """As [`decode_video`], from a decoder of torchcodec whose file is not at hand. Its count of frames is taken."""
+    stream = decoder.metadata
+    metadata = VideoFileMetadata(
+        stream.num_frames, stream.average_fps, stream.width, stream.height, stream.duration_seconds, "torchcodec"
+    )
+    indices = metadata.frames_indices = [int(i) for i in choose_frames(metadata)]
+
+    def frames() -> Iterator[Tensor]:
+        for start in range(0, len(indices), FRAMES_AT_A_TIME):
+            part = decoder.get_frames_at(indices[start : start + FRAMES_AT_A_TIME]).data
+            if part.shape[1] != 3:  # dimension_order="NHWC"
+                part = part.permute(0, 3, 1, 2)
+            yield from part if part.dtype == torch.uint8 else (part * 255).round().to(torch.uint8)
+
+    parts = _in_parts(frames(), metadata)
+    try:
+        return torch.cat([part if shrink is None else shrink(part) for part in parts]), metadata
+    except UnreadableVideoError as error:
+        raise ValueError(f"Cannot decode the video of {decoder}: {error}.") from error
 
 
 def _picture(frame: "av.VideoFrame") -> Tensor:

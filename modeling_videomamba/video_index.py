@@ -15,14 +15,10 @@ from av.codec.context import Flags
 from transformers.video_utils import VideoMetadata
 
 from .video_orientation import is_stored_upright, orientation_of
-from .video_sources import open_container
+from .video_sources import UnreadableVideoError, open_container
 
 
 CONTAINERS_WITH_INDEX = {"mov", "matroska"}  # FFmpeg's demuxers, of MP4 and WebM too
-
-
-class UnreadableVideoError(Exception):
-    """The message says why a video cannot be decoded, as a part of a sentence."""
 
 
 class VideoFileMetadata(VideoMetadata):
@@ -299,7 +295,6 @@ def _metadata_of(
 
 
 __all__ = [
-    "UnreadableVideoError",
     "VideoFileMetadata",
     "VideoIndex",
     "count_frames",

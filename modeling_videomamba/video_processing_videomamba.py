@@ -1,19 +1,21 @@
 """Video processor of VideoMamba: from video files or arrays to the clips that the model takes."""
 
-import os
+import math
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import numpy as np
-from PIL.Image import Image
 from torch import Tensor
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
-from transformers.video_utils import VideoInput, VideoMetadata
+from transformers.video_utils import VideoInput, VideoMetadata, make_batched_metadata
 
 from .video_decoding import decode_video
+from .video_inputs import Frames, list_videos, to_rgb
+from .video_sources import VideoSource
 
 
 class VideoMambaVideoProcessorKwargs(VideosKwargs, total=False):
@@ -31,11 +33,19 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
     r"""
     The reference's evaluation transform. `num_frames` frames, from the middles of as many equal segments of the whole video
     (a shorter video repeats frames; frames that are sampled already need `do_sample_frames=False`); bilinear resize of the
-    shorter side, without antialiasing; centre crop; ImageNet normalisation.
+    shorter side, without antialiasing; centre crop; ImageNet normalisation. With `fps` instead of `num_frames`, so many frames
+    a second.
 
-    Takes paths, http(s) addresses, or arrays `(frames, height, width, 3)`, one or a list, and returns `pixel_values`
-    `(videos * num_clips * num_crops, num_frames, 3, height, width)`: the views of a video follow each other, clip by clip.
-    [`post_process_video_classification`] joins their scores again.
+    Takes one video or a list of them:
+
+    - files: paths, http(s) addresses, `bytes`, binary files that are open, items of `datasets.Video` (decoded or not),
+      decoders of torchcodec;
+    - frames: arrays `(frames, height, width, channels)` or `(frames, channels, height, width)`, lists of arrays of one frame
+      each, lists of Pillow's pictures. Whole numbers are levels in 0..255; floats are levels in 0..1, or in 0..255 if one is
+      above 1; any other range is an error. Grey is repeated for the three colours, and transparency is left out.
+
+    Returns `pixel_values` `(videos * num_clips * num_crops, num_frames, 3, height, width)`: the views of a video follow each
+    other, clip by clip. [`post_process_video_classification`] joins their scores again.
 
     Example:
 
@@ -70,22 +80,42 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
         for name in ("num_frames", "num_clips", "num_crops"):
             if kwargs.get(name) is not None and kwargs[name] < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {kwargs[name]}.")
-        batch = super().preprocess(_plain(videos), **kwargs)
+        fps, num_frames = kwargs.get("fps"), kwargs.get("num_frames")
+        if fps is not None:
+            if num_frames is not None:
+                raise ValueError(f"`num_frames` {num_frames} and `fps` {fps} exclude each other: pass one of them.")
+            if fps <= 0:
+                raise ValueError(f"`fps` must be above 0, got {fps}.")
+            kwargs["num_frames"] = None  # not the processor's own
+        settings = {name: getattr(self, name) for name in ("do_rescale", "rescale_factor")} | kwargs
+        has_levels = settings["do_rescale"] and math.isclose(settings["rescale_factor"] or 0, 1 / 255)
+        videos = list_videos(videos, kwargs.pop("input_data_format", None), check_range=has_levels)
+        batch = super().preprocess(videos, **kwargs)
         batch["pixel_values"] = batch.pop("pixel_values_videos")
         return batch
 
     def sample_frames(
-        self, metadata: VideoMetadata, num_frames: int | None = None, num_clips: int | None = None, **kwargs
+        self,
+        metadata: VideoMetadata,
+        num_frames: int | None = None,
+        num_clips: int | None = None,
+        fps: float | None = None,
+        **kwargs,
     ) -> np.ndarray:
         """Indices of the frames of all clips, `(num_clips * num_frames,)`, clip by clip.
 
         The video is cut into `num_frames` equal segments; clip k of n takes from each the frame at (k + 1) / (n + 1) of its
         length: for one clip, its middle. With `frame_sampling="intervals"`, as video-text models were trained, the bounds of
         the segments are whole frames, and there is one clip.
+
+        With `fps` instead of `num_frames`, there are as many segments as make so many frames a second.
         """
-        if kwargs.get("fps") is not None:
-            raise ValueError("VideoMamba samples `num_frames` over the whole video: `fps` is not supported.")
-        num_frames, num_clips = num_frames or self.num_frames, num_clips or self.num_clips
+        num_clips = num_clips or self.num_clips
+        if num_frames is None and fps is not None:
+            if metadata.fps is None:
+                raise ValueError("`fps` needs the frame rate of the video: pass it in `video_metadata`, or pass `num_frames`.")
+            num_frames = max(1, int(metadata.total_num_frames / metadata.fps * fps))
+        num_frames = num_frames or self.num_frames
         last = metadata.total_num_frames - 1
         if self.frame_sampling not in ("segments", "intervals"):
             raise ValueError(f"`frame_sampling` must be 'segments' or 'intervals', got {self.frame_sampling!r}.")
@@ -114,6 +144,51 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
         shrink = shrink if settings.get("do_resize") else None
         return decode_video(video_url_or_urls, lambda metadata: sample_indices_fn(metadata=metadata), shrink=shrink)
 
+    def _decode_and_sample_videos(
+        self,
+        videos: list[VideoSource | Frames],
+        video_metadata: list | dict | VideoMetadata | None,
+        do_sample_frames: bool | None = None,
+        sample_indices_fn: Callable | None = None,
+    ) -> tuple[list[Frames], list[VideoMetadata]]:
+        if video_metadata is None:
+            given = [None] * len(videos)
+        else:
+            given = make_batched_metadata(videos, video_metadata=video_metadata)
+        sampled, metadata_of_sampled = [], []
+        for video, metadata in zip(videos, given):
+            if isinstance(video, Frames):
+                video, metadata = self._sample(video, metadata, sample_indices_fn if do_sample_frames else None)
+            else:
+                frames, metadata = self.fetch_videos(video, sample_indices_fn)
+                video = Frames(frames)
+            sampled.append(video)
+            metadata_of_sampled.append(metadata)
+        return sampled, metadata_of_sampled
+
+    def _sample(
+        self, video: Frames, metadata: VideoMetadata | None, sample_indices_fn: Callable | None
+    ) -> tuple[Frames, VideoMetadata]:
+        total, _, height, width = video.pixels.shape
+        if metadata is None:
+            metadata = VideoMetadata(total, height=height, width=width, frames_indices=list(range(total)))
+        if sample_indices_fn is None:
+            return video, metadata
+        if metadata.total_num_frames != total:
+            raise ValueError(
+                f"`video_metadata` says that a video has {metadata.total_num_frames} frames, but {total} were given. If these "
+                "are sampled already, pass `do_sample_frames=False`."
+            )
+        metadata = copy(metadata)  # it may be the caller's
+        metadata.frames_indices = sample_indices_fn(metadata=metadata)
+        return video.take(metadata.frames_indices), metadata
+
+    def _prepare_input_videos(
+        self, videos: list[Frames], do_convert_rgb: bool | None = None, device: str | None = None, **kwargs
+    ) -> list[Tensor]:
+        videos = [to_rgb(video, do_convert_rgb) for video in videos]
+        return [video.to(device) for video in videos] if device is not None else videos
+
     def resize(self, image: Tensor, size, **kwargs) -> Tensor:
         return super().resize(image, size, **(kwargs | {"antialias": False}))
 
@@ -132,6 +207,12 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
                 videos = [self.resize(video, size=kwargs["size"], resample=kwargs["resample"]) for video in videos]
             videos = [crop for video in videos for crop in crops_along_longer_side(video, num_crops)]
             kwargs |= {"do_resize": False, "do_center_crop": False}
+        lengths = sorted({len(video) for video in videos})
+        if return_tensors is not None and len(lengths) > 1:
+            raise ValueError(
+                f"Videos of {' and '.join(map(str, lengths))} frames do not fit into one batch: process them one by one, or "
+                "pass `num_frames`."
+            )
         return super()._preprocess(videos, return_tensors=return_tensors, **kwargs)
 
     def post_process_video_classification(self, logits: Tensor, num_views: int = 1, problem_type: str | None = None) -> Tensor:
@@ -149,28 +230,6 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
 
     def to_dict(self) -> dict[str, Any]:
         return {name: value for name, value in super().to_dict().items() if name not in ("num_clips", "num_crops")}
-
-
-def _plain(videos: VideoInput) -> VideoInput:
-    """Paths as strings and PIL frames in RGB, in lists however deep; an empty video is an error here, not later."""
-    if isinstance(videos, os.PathLike):
-        return os.fspath(videos)
-    if isinstance(videos, Image):
-        return videos.convert("RGB")
-    if isinstance(videos, (list, tuple)):
-        if not videos:
-            raise ValueError("An empty list is no video.")
-        videos = [_plain(video) for video in videos]
-        if len({_is_named(video) for video in videos}) > 1:
-            raise ValueError("A list of videos may hold paths and addresses, or arrays and lists of frames, but not both.")
-        return videos
-    if isinstance(videos, (np.ndarray, Tensor)) and 0 in videos.shape:
-        raise ValueError(f"A video of shape {tuple(videos.shape)} has no frames or no pixels.")
-    return videos
-
-
-def _is_named(video: VideoInput) -> bool:
-    return _is_named(video[0]) if isinstance(video, list) else isinstance(video, str)
 
 
 def interval_middles(total: int, num_frames: int) -> np.ndarray:

@@ -77,7 +77,7 @@ def test_classify_video_says_that_a_folder_is_empty(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["classify_video.py", str(tmp_path)])
     with pytest.raises(SystemExit):
         classify_video.main()
-    assert f"error: the folder {tmp_path} has no videos (.avi, " in capsys.readouterr().err
+    assert f"error: The folder {tmp_path} has no videos." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from datasets import ClassLabel, Dataset, DatasetDict, Features
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from torch.utils.data import BatchSampler, DataLoader
 
 from conversion.converter import processor_for
@@ -101,6 +101,27 @@ def test_grey_images_and_those_with_transparency_become_rgb(tmp_path):
     for mode, colour in (("L", 7), ("RGBA", (7, 7, 7, 0)), ("P", 0)):
         Image.new(mode, (4, 5), colour).save(tmp_path / f"{mode}.png")
         assert read_image(str(tmp_path / f"{mode}.png")).shape == (3, 5, 4)
+
+
+def test_images_of_16_bits_and_of_printers_colours(tmp_path):
+    levels = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
+    Image.fromarray(levels.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    Image.fromarray(levels.astype(np.uint16) * 257).save(tmp_path / "16.tiff")
+    Image.fromarray(levels).convert("CMYK").save(tmp_path / "cmyk.tiff")
+    for name in ("16.png", "16.tiff", "cmyk.tiff"):
+        assert np.array_equal(read_image(tmp_path / name), np.stack([levels] * 3)), name
+    Image.fromarray(levels.astype(np.float32)).save(tmp_path / "32.tiff")
+    with pytest.raises(ValueError, match="32 bits a pixel"):
+        read_image(tmp_path / "32.tiff")
+
+
+def test_an_image_never_starts_another_program(tmp_path, monkeypatch):
+    """As PostScript would."""
+    Image.new("RGB", (4, 5)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: pytest.fail("Ghostscript was started"))
+    with pytest.raises(OSError, match="cannot identify image file"):
+        read_image(tmp_path / "a.jpg")
 
 
 def test_evaluation_is_what_the_processor_makes(folder):

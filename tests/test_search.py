@@ -256,7 +256,7 @@ class TestRefusals:
         before = contents(index)
         with pytest.raises(SystemExit, match="is an index of .*videos, not of .*videos/more"):
             index_videos(videos / "more", model, index)
-        with pytest.raises(SystemExit, match="There are no videos in"):
+        with pytest.raises(SystemExit, match="There is no folder"):
             index_videos(tmp_path / "nowhere", model, index)
         assert contents(index) == before
 

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 from transformers import BaseImageProcessor, TrainerCallback
 
 from modeling_videomamba import VideoMambaVideoProcessor
@@ -25,7 +24,7 @@ from modeling_videomamba.video_decoding import decode_video
 from modeling_videomamba.video_index import VideoFileMetadata
 
 from .frame_sampling import FrameSampling, window_frames
-from .images import first_line, read_image
+from .images import read_image
 from .masking import draw_noise
 from .media_lists import name_of, source_of
 from .mixing import ClipMixing
@@ -102,10 +101,7 @@ def _read_frame_folder(folder: Path, choose: Callable[[int], list[int] | np.ndar
         raise ValueError(f"The folder {folder} has no pictures.")
     frames = []
     for picture in (pictures[i] for i in np.asarray(choose(len(pictures))).reshape(-1)):
-        try:
-            frame = decode_image(str(picture), ImageReadMode.RGB, apply_exif_orientation=True)
-        except Exception as error:  # of any type, by the kind of damage
-            raise ValueError(f"Cannot read the picture {picture}: {first_line(error)}") from error
+        frame = read_image(picture, upright=True)
         if frames and frame.shape != frames[0].shape:
             before, after = (f"{height} x {width}" for _, height, width in (frames[0].shape, frame.shape))
             raise ValueError(f"The pictures in {folder} are not of one size: {picture.name} is {after}, others are {before}.")

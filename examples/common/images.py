@@ -1,23 +1,33 @@
 """Images for training and evaluation, as the reference prepares ImageNet's (`image_sm/datasets.py`)."""
 
 import io
+import os
 
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data import create_transform
 from torch import Tensor
 from torchvision.transforms import v2
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from modeling_videomamba.video_inputs import picture_to_rgb
+from modeling_videomamba.video_sources import PICTURE_FORMATS
 
-def read_image(source: str | bytes) -> Tensor:
-    """An image `(3, height, width)`, uint8, of a file or its bytes.
+
+IMAGE_FORMATS = (*PICTURE_FORMATS, "GIF")  # not those for which Pillow starts another program, as for EPS
+
+
+def read_image(source: str | os.PathLike | bytes, upright: bool = False) -> Tensor:
+    """An image `(3, height, width)`, uint8 RGB, of a file or its bytes: grey, palettes, CMYK and 16 bits are converted.
+
+    Transparency is left out. With `upright`, an orientation in the EXIF data is applied; the reference does not do so.
 
     Raises:
         ValueError, OSError: if it cannot be read.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return v2.functional.pil_to_tensor(image.convert("RGB"))
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=IMAGE_FORMATS) as image:
+            image = ImageOps.exif_transpose(image) if upright else image
+            return v2.functional.pil_to_tensor(picture_to_rgb(image))
     except (FileNotFoundError, PermissionError):  # whose messages name the file
         raise
     except Exception as error:  # Pillow's are of any type, by the kind of damage

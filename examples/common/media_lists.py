@@ -7,6 +7,7 @@ trained.
 
 import csv
 import os
+from collections import Counter
 from pathlib import Path
 
 import datasets
@@ -16,7 +17,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value, Video
 from modeling_videomamba.video_sources import is_address
 
 from .frame_sampling import lvu_windows
-from .media_files import SUFFIXES, Media, find_files, printable
+from .media_files import SUFFIXES, Media, find_files, passed_over, printable, report_passed_over, search_folder
 
 
 HEADERS = {"label", "labels", "class", "class_id", "category"}  # what the second field of a header says
@@ -95,23 +96,22 @@ def read_class_folders(folder: Path, media: Media = "video") -> Dataset:
         raise ValueError(
             f"{folder} has no class folders: expected {folder}/CLASS/{example}, a list, or train/val/test folders."
         )
-    paths, labels = [], []
+    paths, labels, others = [], [], Counter()
     for label, name in enumerate(classes):
-        found = find_files(folder / name, media)
+        found = find_files(folder / name, media, of_class := Counter())
         if not found:
-            raise ValueError(f"The class folder {folder / name} has no {media}s ({', '.join(sorted(SUFFIXES[media]))}).")
+            raise ValueError(f"The class folder {folder / name} has no {media}s{passed_over(of_class)}.")
+        others += of_class
         paths += _names_in_table(found)
         labels += [label] * len(found)
+    report_passed_over(folder, media, len(paths), others)
     features = Features({media: Value("string"), "label": ClassLabel(names=classes)})
     return Dataset.from_dict({media: paths, "label": labels}, features)
 
 
 def read_unlabelled_folder(folder: Path, media: Media = "video") -> Dataset:
     """All videos or images in a folder, at whatever depth."""
-    found = find_files(folder, media)
-    if not found:
-        raise ValueError(f"The folder {folder} has no {media}s ({', '.join(sorted(SUFFIXES[media]))}).")
-    return Dataset.from_dict({media: _names_in_table(found)})
+    return Dataset.from_dict({media: _names_in_table(search_folder(folder, media))})
 
 
 def read_list(path: Path, root: str | None = None, media: Media = "video", labelled: bool = True) -> Dataset:
