@@ -36,7 +36,7 @@ def locate(model: str) -> str:
         converted, _, _ = convert_released(checkpoint)
         reads_text = isinstance(converted.config, VideoMambaVideoTextConfig)
         tokenizer = tokenizer_for(converted.config) if reads_text else None
-        save(converted, directory, released_model_card(checkpoint), tokenizer)
+        save(converted, directory, released_model_card(checkpoint, converted.config.official_revision), tokenizer)
     return str(directory)
 
 
