@@ -23,7 +23,9 @@ NOT_CHECKPOINTS = {
     b"gguf": "a GGUF file, not a PyTorch or safetensors checkpoint",
     b"\x89hdf": "an HDF5 file, not a PyTorch or safetensors checkpoint",
 }
-NO_CHECKSUMS = "in PyTorch's format from before 1.6, which has no checksums: damage to the stored values cannot be noticed"
+NO_CHECKSUMS = (
+    "the file is in PyTorch's format from before 1.6, which has no checksums: damage to the stored values cannot be noticed"
+)
 
 
 class CheckpointError(ValueError):

@@ -114,8 +114,11 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def is_path(source: str) -> bool:
-    """Whether a source is a path, and not the name of a released checkpoint, even where a directory has that name."""
-    return Path(source).suffix != "" or len(Path(source).parts) != 1 or Path(source).is_file()
+    """Whether a source is a path. The name of a released checkpoint is none, even where a directory is called so."""
+    path = Path(source)
+    if source in load_released() or source in ALIASES:
+        return path.is_file()
+    return path.suffix != "" or len(path.parts) != 1 or path.exists()
 
 
 def convert_one(source: str, output: str | Path, args: argparse.Namespace) -> None:

@@ -100,7 +100,7 @@ def convert(
     tensors, left_out = to_ours(official)
     remarks = [f"left out, of use in training only: {', '.join(left_out)}"] if left_out else []
     check_blocks(official, "layers.")
-    check_values(tensors)
+    check_values({name: tensor for name, tensor in official.items() if name not in left_out})
     if not assume_videomamba:
         remarks += refuse_twins(file)
     remarks += file.remarks
@@ -147,7 +147,7 @@ def convert(
             tensors = {name.removeprefix("videomamba."): tensor for name, tensor in tensors.items()}
     with torch.device("meta"):
         model = model_class(config)
-    model.load_state_dict(tensors, assign=True)
+    model.load_state_dict(_apart(tensors), assign=True)
     _resize(model, num_frames, image_size)
     return model.eval(), remarks
 
@@ -161,7 +161,7 @@ def _convert_video_text(
     tensors, left_out = video_text_to_ours(official)
     check_blocks(official, f"{VISION}layers.")
     check_blocks(official, f"{BERT_IN_PRETRAINING if is_pretrained(official) else BERT}encoder.layer.")
-    check_values(tensors)
+    check_values({name: tensor for name, tensor in official.items() if name not in left_out})
     _check_sizes(config.vision_config, num_frames, image_size)
     model_class = VideoMambaForVideoTextPreTraining if is_pretrained(official) else VideoMambaForVideoTextRetrieval
     with torch.device("meta"):
@@ -182,6 +182,17 @@ def _convert_video_text(
 def _families(names: list[str]) -> list[str]:
     counts = Counter(name.split(".")[0] if name.startswith("clip_teacher.") else name for name in names)
     return [f"{count} tensors of the CLIP teacher" if name == "clip_teacher" else name for name, count in counts.items()]
+
+
+def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors, each in memory of its own: views, and what shares memory with another, cannot be saved and are copied."""
+    apart, seen = {}, set()
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        alone = tensor.is_contiguous() and storage.nbytes() == tensor.nbytes and storage.data_ptr() not in seen
+        apart[name] = tensor if alone else tensor.clone(memory_format=torch.contiguous_format)
+        seen.add(storage.data_ptr())
+    return apart
 
 
 def _check_sizes(
@@ -339,7 +350,7 @@ def save_official(directory: str | Path, output_file: str | Path) -> None:
         model = model_class.from_pretrained(directory, dtype="auto")
     except CheckpointError as error:
         raise CheckpointError(f"{directory} does not hold the weights of its configuration. {error}") from error
-    except (StrictDataclassError, RuntimeError, ValueError, TypeError, ArithmeticError) as error:
+    except (StrictDataclassError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise CheckpointError(f"{directory} does not hold a model that can be loaded: {error}") from error
     tensors = model.state_dict()
     is_video_text = isinstance(model.config, VideoMambaVideoTextConfig)

@@ -256,7 +256,7 @@ class TestLabels:
     )
     def test_a_file_of_something_else_is_named(self, tmp_path, name, text):
         (tmp_path / name).write_text(text)
-        with pytest.raises(ValueError, match=f"{name} is no label file"):
+        with pytest.raises(ValueError, match=f"{name} is not a label file"):
             load_labels(str(tmp_path / name), 2)
 
     def test_a_wrong_number_is_an_error(self, tmp_path):
