@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from huggingface_hub import HfApi
+from transformers.utils import logging
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
@@ -28,6 +29,7 @@ from conversion.labels import LABEL_FILES
 from conversion.model_card import model_card, released_model_card
 from conversion.official_layout import read_checkpoint
 from conversion.released import ALIASES, find_released, load_released
+from conversion.unfinished import check_free
 from conversion.verification import verify
 from modeling_videomamba import VideoMambaVideoTextConfig
 
@@ -123,6 +125,7 @@ def is_path(source: str) -> bool:
 
 def convert_one(source: str, output: str | Path, args: argparse.Namespace) -> None:
     """Converts a released checkpoint or a file, writes the directory, and tells what it is."""
+    check_free(Path(output))
     if is_path(source):
         sizes = (args.num_frames, args.image_size, args.tubelet_size, args.inflation, args.num_labels)
         model, remarks = convert(source, dict(args.overrides or []), args.labels, *sizes, bool(args.assume_videomamba))
@@ -187,6 +190,8 @@ def print_released() -> None:
 
 def main() -> None:
     args = parse_arguments()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     try:
         if args.list:
             print_released()

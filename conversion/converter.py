@@ -355,5 +355,8 @@ def save_official(directory: str | Path, output_file: str | Path) -> None:
     tensors = model.state_dict()
     is_video_text = isinstance(model.config, VideoMambaVideoTextConfig)
     official = video_text_to_official(tensors) if is_video_text else to_official(tensors, model.config)
-    with written_whole(output_file) as unfinished, unfinished.open("wb") as file:  # a Python file, whose errors are OSErrors
-        torch.save({"model": official}, file)
+    with written_whole(output_file) as unfinished, unfinished.open("wb") as file:
+        try:
+            torch.save({"model": official}, file)
+        except RuntimeError as error:  # of a full disk: raised on top of the file's own OSError
+            raise OSError(f"Cannot write {output_file}: {error.__context__ or error}") from error

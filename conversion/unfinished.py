@@ -26,18 +26,18 @@ def written_whole(output: str | Path) -> Iterator[Path]:
         FileExistsError: if `output` exists, unless it is an empty directory; also if another process made it meanwhile.
     """
     output = Path(output).resolve()
-    _check_free(output)
+    check_free(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(output)
     directory, lock = _locked_directory(output)
     try:
         content = directory / output.name
         yield content
-        _check_free(output)
+        check_free(output)
         try:
             _move(content, output)
         except OSError as error:
-            _check_free(output)
+            check_free(output)
             raise OSError(f"Cannot write {output}: {error.strerror or error}") from error
     finally:
         lock.release()
@@ -76,6 +76,7 @@ def _move(content: Path, output: Path) -> None:
     content.rename(output)  # over a directory, the system refuses unless it is empty
 
 
-def _check_free(output: Path) -> None:
+def check_free(output: Path) -> None:
+    """Raises `FileExistsError` if `output` is a file or a directory that is not empty."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} exists and is not an empty directory: remove it or choose another.")

@@ -151,7 +151,7 @@ class TestDownload:
     def test_a_wrong_file_is_refused_and_nothing_is_left(self, tmp_path):
         files = {"videomamba_s16_k400_f16_res224.pth": official_file("video_sm_tiny_f8_res224_400c", tmp_path)}
         hub = StandInHub(files)
-        process = run_cli(tmp_path, "videomamba-s-k400", tmp_path / "out" / "model", environment=hub.environment, expect=1)
+        process = run_cli(tmp_path, "videomamba-s-k400", tmp_path / "out" / "model", environment=hub.environment, expect=2)
         assert "videomamba_s16_k400_f16_res224.pth is not videomamba-s-k400-f16" in process.stderr
         assert "hidden_size is 192 instead of 384" in process.stderr
         assert "num_frames is 8 instead of 16" in process.stderr
@@ -160,20 +160,20 @@ class TestDownload:
 
     def test_a_file_that_the_hub_does_not_have(self, tmp_path):
         hub = StandInHub({})
-        process = run_cli(tmp_path, "videomamba-m-k400", tmp_path / "model", environment=hub.environment, expect=1)
+        process = run_cli(tmp_path, "videomamba-m-k400", tmp_path / "model", environment=hub.environment, expect=2)
         assert "videomamba_m16_k400_f16_res224.pth does not exist" in process.stderr
         assert not (tmp_path / "model").exists()
 
     @pytest.mark.slow
     def test_no_network(self, tmp_path):
         unreachable = {"HF_ENDPOINT": "http://127.0.0.1:9"}
-        process = run_cli(tmp_path, "videomamba-m-k400", tmp_path / "model", environment=unreachable, expect=1)
+        process = run_cli(tmp_path, "videomamba-m-k400", tmp_path / "model", environment=unreachable, expect=2)
         assert "Cannot download" in process.stderr
         assert "fetch the file another way and convert it by its path" in process.stderr
         assert "Traceback" not in process.stderr
 
     def test_a_name_that_does_not_exist(self, tmp_path):
-        process = run_cli(tmp_path, "videomamba-m-k40", tmp_path / "model", expect=1)
+        process = run_cli(tmp_path, "videomamba-m-k40", tmp_path / "model", expect=2)
         assert "There is no released checkpoint 'videomamba-m-k40'. The closest names are videomamba-m-k400" in process.stderr
 
     def test_all_goes_on_after_failures_and_reports(self, tmp_path):
