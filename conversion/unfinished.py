@@ -24,12 +24,16 @@ def written_whole(output: str | Path) -> Iterator[Path]:
 
     Raises:
         FileExistsError: if `output` exists, unless it is an empty directory; also if another process made it meanwhile.
+        OSError: if it cannot be written.
     """
     output = Path(output).resolve()
     check_free(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(output)
-    directory, lock = _locked_directory(output)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(output)
+        directory, lock = _locked_directory(output)
+    except OSError as error:
+        raise OSError(f"Cannot write {output}: nothing can be written into {output.parent} ({error.strerror}).") from error
     try:
         content = directory / output.name
         yield content
