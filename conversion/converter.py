@@ -122,7 +122,11 @@ def convert(
         config.num_labels = num_labels
     _check_sizes(config, num_frames, image_size, tubelet_size)
     if from_image:
-        config.num_frames, config.tubelet_size = num_frames, tubelet_size or 1
+        sizes = {"num_frames": num_frames, "tubelet_size": 1 if tubelet_size is None else tubelet_size}
+        try:
+            config = VideoMambaConfig.from_dict(config.to_dict() | sizes)
+        except StrictDataclassError as error:
+            raise CheckpointError(f"--num-frames {num_frames} --tubelet-size {sizes['tubelet_size']}: {error}") from error
         kernel = "videomamba.embeddings.patch_embeddings.projection.weight"
         tensors[kernel] = inflate(tensors[kernel], config.tubelet_size, inflation)
         temporal = torch.zeros(1, config.num_temporal_positions, config.hidden_size)

@@ -125,9 +125,11 @@ def infer_config(tensors: dict[str, Tensor], overrides: dict[str, Any]) -> Video
     if "head.weight" in tensors:
         read["num_labels"] = tensors["head.weight"].shape[0]
     if is_pretraining(tensors):
-        heads = [tensor for name, tensor in tensors.items() if re.fullmatch(r"clip_decoder\.\d+\.head\.weight", name)]
-        if heads:
-            read["num_aligned_layers"], read["alignment_size"] = len(heads), heads[0].shape[0]
+        heads = [name for name in tensors if re.fullmatch(rf"clip_decoder\.({INDEX})\.head\.weight", name)]
+        for name in heads:
+            if tensors[name].ndim != 2:
+                raise CheckpointError(f"Not a VideoMamba checkpoint: {name} has shape {tuple(tensors[name].shape)}.")
+            read["num_aligned_layers"], read["alignment_size"] = len(heads), tensors[name].shape[0]
     for name, value in overrides.items():
         if name not in SETTABLE:
             raise CheckpointError(f"--set {name}: no field of VideoMambaConfig that one can set.")

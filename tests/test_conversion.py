@@ -230,6 +230,12 @@ class TestKeyAccounting:
         with pytest.raises(CheckpointError, match=rf"{name} has shape \(2,\)"):
             convert(altered(tmp_path, **{name: torch.zeros(2)}))
 
+    def test_a_wrong_number_of_dimensions_of_a_pretraining_head(self, tmp_path):
+        tensors = load_file(golden("pretrain_k1").checkpoint) | {"clip_decoder.0.head.weight": torch.tensor(1.0)}
+        save_file(tensors, tmp_path / "altered.safetensors")
+        with pytest.raises(CheckpointError, match=r"clip_decoder\.0\.head\.weight has shape \(\)"):
+            convert(tmp_path / "altered.safetensors")
+
     def test_missing_key(self, tmp_path):
         with pytest.raises(CheckpointError, match=r"missing layers\.1\.mixer\.D_b"):
             convert(altered(tmp_path, **{"layers.1.mixer.D_b": None}))

@@ -267,9 +267,18 @@ class TestSizesThatAreAskedFor:
         with pytest.raises(CheckpointError, match=message):
             convert(saved(), **sizes)
 
-    @pytest.mark.parametrize("sizes", [{"num_frames": 10**9}, {"num_frames": 10**5, "tubelet_size": 10**5}])
-    def test_of_an_image_model_that_becomes_a_video_model(self, sizes):
-        with pytest.raises(CheckpointError, match="makes a tensor of"):
+    @pytest.mark.parametrize(
+        ("sizes", "message"),
+        [
+            ({"num_frames": 10**9}, "--num-frames 1000000000 makes a tensor of"),
+            ({"num_frames": 10**5, "tubelet_size": 10**5}, "--tubelet-size 100000 makes a tensor of"),
+            ({"num_frames": -1}, "must be a positive multiple"),
+            ({"num_frames": 4, "tubelet_size": 0}, "must be at least 1"),
+            ({"num_frames": 4, "tubelet_size": 3}, "must be a positive multiple"),
+        ],
+    )
+    def test_of_an_image_model_that_becomes_a_video_model(self, sizes, message):
+        with pytest.raises(CheckpointError, match=message):
             convert(golden("image_cls_base").checkpoint, **sizes)
 
 
