@@ -7,7 +7,8 @@
     python conversion/convert_videomamba_to_hf.py --to-official my-model checkpoint.pth
 
 The architecture is read off the tensors. What no tensor tells is given as --set KEY=VALUE; a square frame, an epsilon of 1e-5
-and patches that do not overlap are assumed otherwise. The directory holds weights, configuration, processor, a model card, and
+and patches that do not overlap are assumed otherwise. A checkpoint of another model is refused, Vision Mamba (Vim) and
+VideoMambaPro among them, as far as its file tells. The directory holds weights, configuration, processor, a model card, and
 the code, so that it also loads where this package is not installed (`trust_remote_code=True`).
 """
 
@@ -15,9 +16,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from huggingface_hub import HfApi
+from transformers.utils import logging
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
@@ -27,6 +29,7 @@ from conversion.labels import LABEL_FILES
 from conversion.model_card import model_card, released_model_card
 from conversion.official_layout import read_checkpoint
 from conversion.released import ALIASES, find_released, load_released
+from conversion.unfinished import check_free
 from conversion.verification import verify
 from modeling_videomamba import VideoMambaVideoTextConfig
 
@@ -36,13 +39,24 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not separator:
         raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
     try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
-        raise argparse.ArgumentTypeError(f"{key}: {value!r} is no JSON value") from None
+        return key, json.loads(value, parse_constant=_not_json)
+    except (ValueError, RecursionError):
+        raise argparse.ArgumentTypeError(f"{key}: {value[:50]!r} is not a JSON value") from None
+
+
+def _not_json(constant: str) -> None:
+    raise ValueError(constant)  # NaN and Infinity, which Python takes
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (--help lists the arguments)\n")
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", help="name of a released checkpoint, or an official file, .pth or .safetensors")
     parser.add_argument("output", nargs="?", help="directory to write; must not exist, or be empty")
     command = parser.add_mutually_exclusive_group()
@@ -67,7 +81,6 @@ def parse_arguments() -> argparse.Namespace:
         metavar="KEY=VALUE",
         type=parse_setting,
         action="append",
-        default=[],
         help="configuration field that no tensor tells, with a JSON value; repeatable. 'image_size=[40,24]', patch_stride=8, "
         "layer_norm_eps=1e-3, drop_path_rate=0.1",
     )
@@ -76,24 +89,51 @@ def parse_arguments() -> argparse.Namespace:
     own.add_argument("--image-size", type=int, help="interpolate to square frames of this many pixels")
     own.add_argument("--tubelet-size", type=int, help="frames a patch spans, when an image model becomes a video one")
     own.add_argument("--inflation", choices=("center", "mean"), default="center", help="and how its kernel fills them")
+    own.add_argument(
+        "--assume-videomamba",
+        action="store_true",
+        default=None,
+        help="convert it even if it seems to be a checkpoint of Vision Mamba (Vim) or VideoMambaPro",
+    )
     args = parser.parse_args()
     if not (args.list or args.all) and args.output is None:
         parser.error("give a source and an output, --list, or --all DIRECTORY")
+    for_a_file = {
+        "--labels": args.labels,
+        "--set": args.overrides,
+        "--num-labels": args.num_labels,
+        "--num-frames": args.num_frames,
+        "--image-size": args.image_size,
+        "--tubelet-size": args.tubelet_size,
+        "--assume-videomamba": args.assume_videomamba,
+    }
+    given = [option for option, value in for_a_file.items() if value is not None]
+    if given and (args.list or args.all or args.to_official or not is_path(args.source)):
+        parser.error(f"{', '.join(given)}: for a file of your own, given by its path, not for a released checkpoint")
     if args.verify and (args.num_frames or args.image_size):
         parser.error("--verify compares at the checkpoint's own size: leave --num-frames and --image-size out")
     return args
 
 
+def is_path(source: str) -> bool:
+    """Whether a source is a path. The name of a released checkpoint is none, even where a directory is called so."""
+    path = Path(source)
+    if source in load_released() or source in ALIASES:
+        return path.is_file()
+    return path.suffix != "" or len(path.parts) != 1 or path.exists()
+
+
 def convert_one(source: str, output: str | Path, args: argparse.Namespace) -> None:
     """Converts a released checkpoint or a file, writes the directory, and tells what it is."""
-    if Path(source).suffix in (".pth", ".pt", ".bin", ".safetensors") or Path(source).exists():
+    check_free(Path(output))
+    if is_path(source):
         sizes = (args.num_frames, args.image_size, args.tubelet_size, args.inflation, args.num_labels)
-        model, remarks = convert(source, dict(args.overrides), args.labels, *sizes)
+        model, remarks = convert(source, dict(args.overrides or []), args.labels, *sizes, bool(args.assume_videomamba))
         file, card = Path(source), model_card(model, Path(output).name, Path(source).name)
     else:
         checkpoint = find_released(source)
         model, remarks, file = convert_released(checkpoint)
-        card = released_model_card(checkpoint)
+        card = released_model_card(checkpoint, model.config.official_revision)
         remarks += [f"beware: {quirk}" for quirk in checkpoint.quirks]
     tokenizer, config = None, model.config
     if isinstance(config, VideoMambaVideoTextConfig):
@@ -122,12 +162,16 @@ def convert_all(directory: Path, args: argparse.Namespace) -> int:
             convert_one(name, directory / name, args)
             outcomes[name] = "converted"
         except (ValueError, OSError) as error:
-            outcomes[name] = f"failed: {error}"
+            outcomes[name] = f"failed: {one_line(error)}"
             print(f"{name}: {outcomes[name]}", file=sys.stderr)
     print("\nreport")
     for name, outcome in outcomes.items():
         print(f"  {name:40s} {outcome}")
     return sum(outcome != "converted" for outcome in outcomes.values())
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def print_released() -> None:
@@ -146,6 +190,8 @@ def print_released() -> None:
 
 def main() -> None:
     args = parse_arguments()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     try:
         if args.list:
             print_released()
@@ -157,7 +203,8 @@ def main() -> None:
         else:
             convert_one(args.source, args.output, args)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

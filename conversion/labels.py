@@ -1,7 +1,9 @@
 """Label names of the data sets that released checkpoints were trained on, or of a file."""
 
 import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -27,7 +29,8 @@ def load_labels(source: str, num_labels: int | None = None) -> dict[int, str]:
         num_labels: how many there must be, if that is known.
 
     Raises:
-        ValueError: if there is no such file, the hub is out of reach, or the number of names is wrong.
+        ValueError: if there is no such file or it is not a label file, it names two classes alike, the hub is out of reach, or
+            the number of names is wrong.
     """
     if source == "breakfast":
         names = dict(enumerate(BREAKFAST))
@@ -35,6 +38,7 @@ def load_labels(source: str, num_labels: int | None = None) -> dict[int, str]:
         names = _data_set_labels(source)
     elif Path(source).is_file():
         names = _read_file(Path(source))
+        _check_distinct(Path(source), names)
     else:
         raise ValueError(f"No such label file: {source}. Give a file, or one of: {', '.join(LABEL_FILES)}, breakfast.")
     if num_labels is None:
@@ -49,15 +53,33 @@ def load_labels(source: str, num_labels: int | None = None) -> dict[int, str]:
 
 
 def _read_file(path: Path) -> dict[int, str]:
-    text = path.read_text(encoding="utf-8")
     try:
-        names = json.loads(text) if path.suffix == ".json" else text.strip().splitlines()
+        text = path.read_text(encoding="utf-8-sig")
+        names = json.loads(text, object_pairs_hook=_without_repeats) if path.suffix == ".json" else text.strip().splitlines()
+        if not isinstance(names, dict | list):
+            raise TypeError(f"it is a {type(names).__name__}")
         names = {int(i): name for i, name in (names.items() if isinstance(names, dict) else enumerate(names))}
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is no label file, neither a list of names nor an object from id to name: {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not a label file, neither a list of names nor an object from id to name: {error}"
+        ) from error
     if not all(isinstance(name, str) for name in names.values()):
-        raise ValueError(f"{path} is no label file: not every name is a text.")
+        raise ValueError(f"{path} is not a label file: not every name is a string.")
     return names
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if repeated := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+        raise ValueError(f"the id {repeated[0]} is there twice")
+    return dict(pairs)
+
+
+def _check_distinct(path: Path, names: dict[int, str]) -> None:
+    """Of a file of one's own: the data sets' lists have classes of one name, as ImageNet's two cranes."""
+    ids: dict[str, int] = {}
+    for i, name in names.items():
+        if (first := ids.setdefault(name, i)) != i:
+            raise ValueError(f"{path} names two classes {name!r}, {first} and {i}: give each a name of its own.")
 
 
 def _data_set_labels(data_set: str) -> dict[int, str]:

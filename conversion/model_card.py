@@ -172,10 +172,13 @@ def model_card(model: VideoMambaPreTrainedModel, name: str, source: str) -> str:
     return _card(task, [f"# {name}", what, "## Use", _snippet(task, name)])
 
 
-def released_model_card(checkpoint: ReleasedCheckpoint) -> str:
-    """The card of a released checkpoint: what it is, how to use it, how it was trained, what is claimed, what to beware of."""
+def released_model_card(checkpoint: ReleasedCheckpoint, revision: str | None = None) -> str:
+    """The card of a released checkpoint: what it is, how to use it, how it was trained, what is claimed, what to beware of.
+
+    `revision`: the commit of the hub's repository that the official file was taken from, if it was.
+    """
     lineage, claims = _lineage(checkpoint), _claims(checkpoint)
-    sections = [f"# {checkpoint.id}", *_what_it_is(checkpoint), "## Use", *_use(checkpoint)]
+    sections = [f"# {checkpoint.id}", *_what_it_is(checkpoint, revision), "## Use", *_use(checkpoint)]
     sections += ["## How it was trained", *_training(checkpoint, lineage)]
     sections += ["## Results, as reported by the authors", *_results(checkpoint)]
     sections += ["## Limits and quirks", _limits(checkpoint, lineage)]
@@ -272,7 +275,7 @@ def _claims(checkpoint: ReleasedCheckpoint) -> list[EvalResult]:
     ]
 
 
-def _what_it_is(checkpoint: ReleasedCheckpoint) -> list[str]:
+def _what_it_is(checkpoint: ReleasedCheckpoint, revision: str | None) -> list[str]:
     data_set, classes = DATA_SETS[checkpoint.dataset], NUM_LABELS.get(checkpoint.dataset)
     does = {
         "image-classification": f"classifies images into the {classes} classes of {data_set}",
@@ -289,6 +292,9 @@ def _what_it_is(checkpoint: ReleasedCheckpoint) -> list[str]:
         ["input", f"{checkpoint.frames} frames of {pixels}" if checkpoint.frames else f"an image of {pixels}"],
         ["official file", f"`{checkpoint.file}` of [{REPOSITORY}](https://huggingface.co/{REPOSITORY})"],
     ]
+    if revision is not None:
+        address = f"https://huggingface.co/{REPOSITORY}/blob/{revision}/{checkpoint.file}"
+        facts += [["converted from", f"revision [`{revision}`]({address})"]]
     if checkpoint.task == "video-text":
         facts += [["parameters, without the teacher", f"{checkpoint.parameters:,}"]]
     else:

@@ -1,22 +1,21 @@
-"""The layout of official VideoMamba checkpoints: reading a file, telling the architecture from its tensors, renaming them.
+"""The layout of official VideoMamba checkpoints: names, telling the architecture from the tensors, renaming them.
 
 Official names live in this folder only. Source: OpenGVLab/VideoMamba, `video_sm/models/videomamba.py`,
 `image_sm/models/videomamba.py`, and `video_sm/run_class_finetuning.py` for what its loader does to a file.
 """
 
-import argparse
 import math
-import pickle
 import re
-import zipfile
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from conversion.checkpoint_file import CheckpointError, CheckpointFile, read_file, some
+from conversion.relatives import NAMES, VIM, refuse_by_names
 from modeling_videomamba import VideoMambaConfig
 
 
@@ -46,7 +45,8 @@ PRETRAINING_RENAMES = [
     ("clip_decoder.{i}.norm.{p}", "alignment_heads.{i}.norm.{p}"),
 ]
 
-PLACEHOLDERS = {"i": r"\d+", "p": "weight|bias", "rest": r".+", "outer": "in_proj|out_proj", "inner": "conv1d|x_proj|dt_proj"}
+INDEX = "0|[1-9][0-9]{0,5}"
+PLACEHOLDERS = {"i": INDEX, "p": "weight|bias", "rest": r".+", "outer": "in_proj|out_proj", "inner": "conv1d|x_proj|dt_proj"}
 
 # Heads of a training: of self-distillation, deleted by the reference before anything else, and the norm behind the pooling of
 # a video-text model's video side, where this side is alone.
@@ -56,39 +56,29 @@ TRAINING_ONLY = re.compile(r"distill_head\.|pool_norm\.")
 SETTABLE = {*VideoMambaConfig.__annotations__, "num_labels", "problem_type"}
 
 
-class CheckpointError(ValueError):
-    """A file that is not what it should be; the message names the offending key or value."""
+# What wraps the names: of PyTorch's data parallelism and compilation, and of models that VideoMamba is a part of.
+PREFIX = re.compile(r"((module|_orig_mod|model|backbone|encoder)\.)+")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of an official checkpoint by official name.
+    """Tensors of an official checkpoint by official name, see [`read_official`]."""
+    return read_official(path).tensors
 
-    Takes `.safetensors`, or a `.pth` that holds a bare state dict, one under "model" or "module", or a whole training loop.
-    Nothing in a `.pth` is executed: only tensors, containers and the `argparse.Namespace` that the official training loop
-    stores are unpickled. Prefixes `backbone.` and `encoder.` are stripped.
+
+def read_official(path: str | Path) -> CheckpointFile:
+    """An official checkpoint, its tensors by official name: prefixes such as `backbone.` and `module.` are stripped.
 
     Raises:
-        CheckpointError: if the file is no checkpoint, or would execute code.
+        CheckpointError: see [`read_file`]; or if two tensors have one name without their prefixes.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"No such checkpoint file: {path}")
-    try:
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
-        raise CheckpointError(f"Refused to load {path}: it holds more than tensors ({reason}). Nothing was run.") from error
-    except Exception as error:  # safetensors, zip and torch raise errors of their own for a damaged file
-        raise CheckpointError(f"{path} is no readable checkpoint ({type(error).__name__}: {error})") from error
-    if isinstance(content, dict):
-        content = content.get("model", content.get("module", content))
-    if not isinstance(content, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
-        raise CheckpointError(f"{path} holds no state dict, neither at the top nor under 'model' or 'module'.")
-    return {re.sub(r"^(backbone|encoder)\.", "", name): tensor for name, tensor in content.items()}
+    file = read_file(path)
+    tensors, before = {}, {}
+    for name, tensor in file.tensors.items():
+        stripped = PREFIX.sub("", name, count=1) if PREFIX.match(name) else name
+        if stripped in tensors:
+            raise CheckpointError(f"{path} holds {before[stripped]} and {name}, two tensors for one name: remove one of them.")
+        tensors[stripped], before[stripped] = tensor, name
+    return replace(file, tensors=tensors)
 
 
 def infer_config(tensors: dict[str, Tensor], overrides: dict[str, Any]) -> VideoMambaConfig:
@@ -103,18 +93,18 @@ def infer_config(tensors: dict[str, Tensor], overrides: dict[str, Any]) -> Video
     dimensions = {"cls_token": (3,), "pos_embed": (3,), "patch_embed.proj.weight": (4, 5), "layers.0.norm.weight": (1,)}
     dimensions |= {"layers.0.mixer.A_log": (2,), "layers.0.mixer.conv1d.weight": (3,), "layers.0.mixer.dt_proj.weight": (2,)}
     if missing := [name for name in dimensions if name not in tensors]:
-        raise CheckpointError(f"Not a VideoMamba checkpoint: it lacks {', '.join(missing)}.")
+        refuse_by_names(tensors)
+        raise CheckpointError(f"Not a VideoMamba checkpoint: it lacks {', '.join(missing)}. It has {some(list(tensors), 3)}.")
     for name, allowed in (dimensions | {"head.weight": (2,), "temporal_pos_embedding": (3,)}).items():
         if name in tensors and tensors[name].ndim not in allowed:
             raise CheckpointError(f"Not a VideoMamba checkpoint: {name} has shape {tuple(tensors[name].shape)}.")
-    blocks = [int(match[1]) for name in tensors if (match := re.match(r"layers\.(\d+)\.", name))]
     mixer = {name.removeprefix("layers.0.mixer."): x for name, x in tensors.items() if name.startswith("layers.0.mixer.")}
     patches = tensors["patch_embed.proj.weight"]  # (hidden, channels, [tubelet,] patch, patch)
     hidden_size = patches.shape[0]
     intermediate_size, state_size = mixer["A_log"].shape
     read = {
         "hidden_size": hidden_size,
-        "num_hidden_layers": 1 + max(blocks),
+        "num_hidden_layers": count_blocks(tensors, "layers."),
         "num_channels": patches.shape[1],
         "patch_size": patches.shape[-1],
         "tubelet_size": patches.shape[2] if patches.ndim == 5 else 1,
@@ -135,12 +125,16 @@ def infer_config(tensors: dict[str, Tensor], overrides: dict[str, Any]) -> Video
     if "head.weight" in tensors:
         read["num_labels"] = tensors["head.weight"].shape[0]
     if is_pretraining(tensors):
-        heads = [tensor for name, tensor in tensors.items() if re.fullmatch(r"clip_decoder\.\d+\.head\.weight", name)]
-        if heads:
-            read["num_aligned_layers"], read["alignment_size"] = len(heads), heads[0].shape[0]
+        heads = [name for name in tensors if re.fullmatch(rf"clip_decoder\.({INDEX})\.head\.weight", name)]
+        for name in heads:
+            if tensors[name].ndim != 2:
+                raise CheckpointError(f"Not a VideoMamba checkpoint: {name} has shape {tuple(tensors[name].shape)}.")
+            read["num_aligned_layers"], read["alignment_size"] = len(heads), tensors[name].shape[0]
     for name, value in overrides.items():
         if name not in SETTABLE:
             raise CheckpointError(f"--set {name}: no field of VideoMambaConfig that one can set.")
+        if name in ("num_labels", "num_aligned_layers", "alignment_size") and name not in read:
+            raise CheckpointError(f"--set {name}: the checkpoint has no such head. from_pretrained(..., {name}=N) adds one.")
         if name in read and read[name] != value:
             raise CheckpointError(f"--set {name}={value} contradicts the checkpoint, whose tensors say {read[name]}.")
 
@@ -149,8 +143,9 @@ def infer_config(tensors: dict[str, Tensor], overrides: dict[str, Any]) -> Video
     read["image_size"] = (math.isqrt(num_patches) - 1) * stride + read["patch_size"] if isinstance(stride, int) else None
     try:
         config = VideoMambaConfig(**(read | overrides))
-    except (StrictDataclassError, TypeError) as error:
-        raise CheckpointError(f"--set {overrides}: {error}") from error
+    except (StrictDataclassError, TypeError, ArithmeticError) as error:
+        what = f"--set {overrides}" if overrides else "The tensors do not fit together"
+        raise CheckpointError(f"{what}: {error}") from error
     rows, columns = config.grid_size
     if rows * columns != num_patches:
         raise CheckpointError(
@@ -158,6 +153,39 @@ def infer_config(tensors: dict[str, Tensor], overrides: dict[str, Any]) -> Video
             "that the model was trained at, e.g. --set 'image_size=[224,320]'."
         )
     return config
+
+
+def count_blocks(names: Iterable[str], prefix: str) -> int:
+    """Number of the blocks `{prefix}0.`, `{prefix}1.`, ... that a checkpoint holds.
+
+    Raises:
+        CheckpointError: naming the tensors of a block beyond a gap, so that no stray name makes a deep model.
+    """
+    blocks = _blocks(names, prefix)
+    depth = next(i for i in range(len(blocks) + 1) if i not in blocks)
+    if stray := [name for i, block in sorted(blocks.items()) if i > depth for name in block.values()]:
+        there = f"{prefix}0 to {prefix}{depth - 1}"
+        raise CheckpointError(
+            f"The checkpoint has {depth} block(s), {there}, but also {some(stray)}: {prefix}{depth} is missing."
+        )
+    return depth
+
+
+def check_blocks(names: Iterable[str], prefix: str) -> None:
+    """Raises `CheckpointError` if a block lacks what the first one has; to be called before a model is built."""
+    blocks = _blocks(names, prefix)
+    missing = [f"missing {prefix}{i}.{name}" for i, block in blocks.items() for name in blocks[0] if name not in block]
+    if missing:
+        raise CheckpointError(f"The checkpoint does not fit the model: {some(missing)}")
+
+
+def _blocks(names: Iterable[str], prefix: str) -> dict[int, dict[str, str]]:
+    """The names of each block's tensors, by index and then by the name inside the block."""
+    blocks: dict[int, dict[str, str]] = {}
+    for name in names:
+        if match := re.match(rf"{re.escape(prefix)}({INDEX})\.(.+)", name):
+            blocks.setdefault(int(match[1]), {})[match[2]] = name
+    return blocks
 
 
 def is_pretraining(tensors: dict[str, Tensor]) -> bool:
@@ -215,7 +243,8 @@ def rename(tensors: dict[str, Tensor], renames: list[tuple[str, str]]) -> dict[s
         else:
             renamed[found] = tensor
     if unexpected:
-        raise CheckpointError(f"Unexpected keys in the checkpoint: {', '.join(unexpected)}")
+        refuse_by_names([name for name in unexpected if re.match(NAMES[VIM], name)])
+        raise CheckpointError(f"Unexpected keys in the checkpoint: {some(unexpected)}")
     return renamed
 
 
@@ -229,7 +258,7 @@ def check_against(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> No
         if tensors[name].shape != expected[name].shape
     ]
     if problems:
-        raise CheckpointError("The checkpoint does not fit the model: " + "; ".join(sorted(problems)))
+        raise CheckpointError(f"The checkpoint does not fit the model: {some(sorted(problems))}")
 
 
 def inflate(kernel: Tensor, tubelet_size: int, how: str) -> Tensor:

@@ -10,9 +10,10 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
+from conversion.checkpoint_file import CheckpointError
 from conversion.official_layout import (
     PRETRAINING_RENAMES,
-    CheckpointError,
+    count_blocks,
     infer_config,
     rename,
 )
@@ -81,10 +82,12 @@ def infer_video_text_config(tensors: dict[str, Tensor], overrides: dict[str, Any
     ]
     if missing := [prefix + name for name in needed if name not in bert]:
         raise CheckpointError(f"Not a video-text checkpoint: it lacks {', '.join(missing)}.")
+    for name in (*(prefix + name for name in needed), "text_proj.weight"):
+        if tensors[name].ndim != 2:
+            raise CheckpointError(f"Not a video-text checkpoint: {name} has shape {tuple(tensors[name].shape)}.")
     vocab_size, hidden_size = bert["embeddings.word_embeddings.weight"].shape
-    layers = {int(match[1]) for name in bert if (match := re.match(r"encoder\.layer\.(\d+)\.", name))}
-    fusion_layers = {int(match[1]) for name in bert if (match := re.match(r"encoder\.layer\.(\d+)\.crossattention\.", name))}
-    num_layers = 1 + max(layers)
+    num_layers = count_blocks(bert, "encoder.layer.")
+    fusion_layers = {i for i in range(num_layers) for name in bert if name.startswith(f"encoder.layer.{i}.crossattention.")}
     if fusion_layers != set(range(num_layers - len(fusion_layers), num_layers)):
         raise CheckpointError(f"The layers that attend to a video must be the last ones, got {sorted(fusion_layers)}.")
     text_config = {

@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,9 @@ from transformers import AutoTokenizer, BertTokenizer
 
 from conversion import convert_videomamba_to_hf as command_line
 from conversion.converter import convert, save, save_official
+from conversion.download import DownloadError, download
 from conversion.official_layout import read_checkpoint
+from conversion.released import find_released
 from modeling_videomamba import VideoMambaForImageClassification, VideoMambaForPreTraining, VideoMambaForVideoTextRetrieval
 
 from .conftest import FIXTURES, golden
@@ -38,9 +41,10 @@ MANIFESTS = {
 class StandInHub(http.server.ThreadingHTTPServer):
     """Answers as the hub does when files are resolved; can break off the first transfer of every file halfway."""
 
-    def __init__(self, files: dict[str, bytes], break_off: bool = False):
+    def __init__(self, files: dict[str, bytes], break_off: bool = False, checksum: str | None = None):
         super().__init__(("127.0.0.1", 0), StandInHandler)
         self.files, self.break_off = files, break_off
+        self.checksum = checksum  # what it states for all files; their own by default
         self.ranges = []  # the Range header of every transfer
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -72,7 +76,7 @@ class StandInHandler(http.server.BaseHTTPRequestHandler):
         start = int(re.match(r"bytes=(\d+)-", requested)[1]) if requested else 0
         self.send_response(206 if start else 200)
         self.send_header("X-Repo-Commit", "0" * 40)
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("ETag", f'"{self.server.checksum or hashlib.sha256(content).hexdigest()}"')
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(len(content) - start))
         if start:
@@ -120,6 +124,10 @@ class TestDownload:
         assert "videomamba_t16_in1k_res224.pth" in process.stderr  # the progress bar
         config = json.loads((tmp_path / "model" / "config.json").read_text())
         assert config["id2label"]["7"] == "class 7"
+        assert config["official_revision"] == "0" * 40
+        card = (tmp_path / "model" / "README.md").read_text()
+        assert f"https://huggingface.co/OpenGVLab/VideoMamba/blob/{'0' * 40}/videomamba_t16_in1k_res224.pth" in card
+        assert f"sha256 {hashlib.sha256(content).hexdigest()}" in process.stdout
 
         transfers = len(hub.ranges)
         run_cli(tmp_path, "videomamba-ti-in1k", tmp_path / "again", environment=hub.environment)
@@ -151,7 +159,7 @@ class TestDownload:
     def test_a_wrong_file_is_refused_and_nothing_is_left(self, tmp_path):
         files = {"videomamba_s16_k400_f16_res224.pth": official_file("video_sm_tiny_f8_res224_400c", tmp_path)}
         hub = StandInHub(files)
-        process = run_cli(tmp_path, "videomamba-s-k400", tmp_path / "out" / "model", environment=hub.environment, expect=1)
+        process = run_cli(tmp_path, "videomamba-s-k400", tmp_path / "out" / "model", environment=hub.environment, expect=2)
         assert "videomamba_s16_k400_f16_res224.pth is not videomamba-s-k400-f16" in process.stderr
         assert "hidden_size is 192 instead of 384" in process.stderr
         assert "num_frames is 8 instead of 16" in process.stderr
@@ -160,20 +168,20 @@ class TestDownload:
 
     def test_a_file_that_the_hub_does_not_have(self, tmp_path):
         hub = StandInHub({})
-        process = run_cli(tmp_path, "videomamba-m-k400", tmp_path / "model", environment=hub.environment, expect=1)
+        process = run_cli(tmp_path, "videomamba-m-k400", tmp_path / "model", environment=hub.environment, expect=2)
         assert "videomamba_m16_k400_f16_res224.pth does not exist" in process.stderr
         assert not (tmp_path / "model").exists()
 
     @pytest.mark.slow
     def test_no_network(self, tmp_path):
         unreachable = {"HF_ENDPOINT": "http://127.0.0.1:9"}
-        process = run_cli(tmp_path, "videomamba-m-k400", tmp_path / "model", environment=unreachable, expect=1)
+        process = run_cli(tmp_path, "videomamba-m-k400", tmp_path / "model", environment=unreachable, expect=2)
         assert "Cannot download" in process.stderr
         assert "fetch the file another way and convert it by its path" in process.stderr
         assert "Traceback" not in process.stderr
 
     def test_a_name_that_does_not_exist(self, tmp_path):
-        process = run_cli(tmp_path, "videomamba-m-k40", tmp_path / "model", expect=1)
+        process = run_cli(tmp_path, "videomamba-m-k40", tmp_path / "model", expect=2)
         assert "There is no released checkpoint 'videomamba-m-k40'. The closest names are videomamba-m-k400" in process.stderr
 
     def test_all_goes_on_after_failures_and_reports(self, tmp_path):
@@ -188,6 +196,47 @@ class TestDownload:
         printed = run_cli(tmp_path, "--list").stdout
         assert printed.count("video-classification") == 48
         assert re.search(r"videomamba-m-k400 +videomamba-m-k400-f16", printed)
+
+
+class TestWhatTheHubStates:
+    """The file in the cache is compared with the checksum, which is the name of its blob there."""
+
+    @pytest.fixture
+    def cached(self, tmp_path, monkeypatch):
+        """Puts a file into a cache, under the checksum that the hub states for it."""
+
+        def put(content: bytes, stated: str) -> None:
+            blob, link = tmp_path / "blobs" / stated, tmp_path / "snapshots" / "f3427e4" / "official.pth"
+            for path in (blob, link):
+                path.parent.mkdir(parents=True)
+            blob.write_bytes(content)
+            link.symlink_to(blob)
+            monkeypatch.setattr("conversion.download.hf_hub_download", lambda *args: str(link))
+
+        return put
+
+    def test_is_what_the_file_is(self, cached):
+        stated = hashlib.sha256(b"weights").hexdigest()
+        cached(b"weights", stated)
+        file = download(find_released("videomamba-ti-in1k"))
+        assert (file.path.name, file.revision, file.sha256) == ("official.pth", "f3427e4", stated)
+
+    @pytest.mark.parametrize("content", [b"wefghts", b"weight", b""])
+    def test_is_not_what_the_file_is(self, cached, tmp_path, content):
+        cached(content, hashlib.sha256(b"weights").hexdigest())
+        with pytest.raises(DownloadError, match=rf"{tmp_path}/blobs/.* is damaged: .*Delete the file and try again"):
+            download(find_released("videomamba-ti-in1k"))
+
+    def test_is_no_sha256(self, cached):
+        cached(b"weights", "W0123-weak-tag")
+        assert download(find_released("videomamba-ti-in1k")).sha256 is None
+
+    @pytest.mark.slow
+    def test_a_file_that_changed_on_its_way(self, tmp_path):
+        hub = StandInHub({"videomamba_t16_in1k_res224.pth": b"changed"}, checksum=hashlib.sha256(b"sent").hexdigest())
+        process = run_cli(tmp_path, "videomamba-ti-in1k", tmp_path / "model", environment=hub.environment, expect=2)
+        assert re.search(r"error: .* is damaged: its sha256 is .*, the hub states", process.stderr)
+        assert not (tmp_path / "model").exists()
 
 
 class TestKill:
@@ -206,6 +255,9 @@ class TestKill:
             process.send_signal(signal.SIGKILL)
             process.wait()
             assert not output.exists() or {path.name for path in output.iterdir()} == complete
+            shutil.rmtree(output, ignore_errors=True)
+        subprocess.run([*map(str, command), str(output)], check=True, capture_output=True)
+        assert not list(tmp_path.glob(f".{output.name}-*"))
 
 
 class TestMemory:

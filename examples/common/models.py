@@ -1,5 +1,6 @@
 """The model to start from, with the head that the data or the teacher needs."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -36,7 +37,8 @@ def locate(model: str) -> str:
         converted, _, _ = convert_released(checkpoint)
         reads_text = isinstance(converted.config, VideoMambaVideoTextConfig)
         tokenizer = tokenizer_for(converted.config) if reads_text else None
-        save(converted, directory, released_model_card(checkpoint), tokenizer)
+        with contextlib.suppress(FileExistsError):  # another process was quicker
+            save(converted, directory, released_model_card(checkpoint, converted.config.official_revision), tokenizer)
     return str(directory)
 
 
