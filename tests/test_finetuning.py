@@ -14,7 +14,8 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from conversion.converter import processor_for
 from examples import finetune_video_classification
 from examples.common.clips import UNREADABLE_LABEL
-from examples.common.trainer import classification_loss, last_complete_checkpoint
+from examples.common.losses import ClassificationLoss
+from examples.common.trainer import last_complete_checkpoint
 from modeling_videomamba import VideoMambaForVideoClassification
 
 from .conftest import render_clip, small_config
@@ -163,9 +164,9 @@ def test_videos_that_are_held_out_are_listed(videos, tmp_path):
 def test_evaluation_loss_is_a_mean_over_readable_videos():
     logits = torch.tensor([[0.5], [2.0], [9.0]])
     labels = torch.tensor([0.0, 1.0, torch.nan])
-    assert classification_loss(ImageClassifierOutput(logits=logits), labels) == (0.25 + 1) / 2
+    assert ClassificationLoss("regression")(ImageClassifierOutput(logits=logits), labels) == (0.25 + 1) / 2
     logits = torch.tensor([[0.0, 0.0], [9.0, -9.0]])
-    loss = classification_loss(ImageClassifierOutput(logits=logits), torch.tensor([1, UNREADABLE_LABEL]))
+    loss = ClassificationLoss()(ImageClassifierOutput(logits=logits), torch.tensor([1, UNREADABLE_LABEL]))
     torch.testing.assert_close(loss, torch.tensor(2.0).log())
 
 
@@ -259,5 +260,5 @@ def test_what_is_wrong_is_said_before_the_first_step(videos, tmp_path):
     with pytest.raises(ValueError, match=r"8 videos are too few for a step of 9"):
         finetune(videos, tmp_path / "few", per_device_train_batch_size=9)
 
-    with pytest.raises(ValueError, match=r"values, no classes: --problem_type regression"):
+    with pytest.raises(ValueError, match=r"values, not classes: --problem_type regression"):
         finetune(list_of(videos, tmp_path, [f"{videos}/train/long/0.mp4,0.5"]), tmp_path / "model")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from conversion.official_layout import to_official
 from examples.common.teachers import ClipTeacher, TokenTeacher
-from examples.common.trainer import classification_loss
+from examples.common.losses import ClassificationLoss
 from examples.masked_pretraining import MaskedPretrainingTrainer
 from examples.self_distillation import Student, distillation_loss
 from modeling_videomamba import (
@@ -80,7 +80,7 @@ class TestSelfDistillation:
         loss.backward()
         torch.testing.assert_close(outputs.logits, reference.outputs["logits"], rtol=0, atol=2e-5)
         torch.testing.assert_close(outputs.distances.mean(), reference.outputs["loss_distill"][0])
-        torch.testing.assert_close(classification_loss(outputs, targets), reference.outputs["loss_cls"][0])
+        torch.testing.assert_close(ClassificationLoss()(outputs, targets), reference.outputs["loss_cls"][0])
         torch.testing.assert_close(loss, reference.outputs["loss"][0])
         head = {"distill_head.0.weight": student.norm.weight.grad}
         head |= {f"distill_head.1.{name}": p.grad for name, p in student.projection.named_parameters()}
