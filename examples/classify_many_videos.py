@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from logging import getLogger
 from pathlib import Path
 from typing import TextIO
 
@@ -262,6 +263,8 @@ def main(argv: list[str] | None = None) -> None:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",  # any free port
     )
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):
+        getLogger(name).setLevel("CRITICAL")  # processes say what is wrong themselves
     elastic_launch(config, run_command)(classify_share, args)
 
 

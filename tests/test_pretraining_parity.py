@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conversion.official_layout import to_official
-from examples.common.teachers import ClipTeacher, TokenTeacher
 from examples.common.losses import ClassificationLoss
+from examples.common.teachers import ClipTeacher, TokenTeacher
 from examples.masked_pretraining import MaskedPretrainingTrainer
 from examples.self_distillation import Student, distillation_loss
 from modeling_videomamba import (

@@ -7,7 +7,6 @@ Defaults are what a small data set on one machine needs. The paper's values are 
 
 import argparse
 import json
-import math
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from .checks import require_at_least_one
+from .checks import require_at_least_one, require_range
 from .command import OneLineErrors, did_you_mean
 from .masking import MaskType
 from .media_files import Media
@@ -94,6 +93,8 @@ class DataArguments(MediaArguments):
 
     def __post_init__(self) -> None:
         require_at_least_one(self, "num_clips", "num_crops")
+        if self.labels is not None and not Path(self.labels).is_file():
+            raise FileNotFoundError(f"--labels: there is no file {self.labels}.")
 
 
 @dataclass
@@ -125,6 +126,11 @@ class AugmentationArguments:
 
     def __post_init__(self) -> None:
         require_at_least_one(self, "repeated_augmentation")
+        require_range(self, "min_crop_area", 0, 1, excluded=(0,))
+        require_range(self, "random_erasing", 0, 1)
+        require_range(self, "mixup", 0)
+        require_range(self, "cutmix", 0)
+        require_range(self, "label_smoothing", 0, 1, excluded=(1,))
 
 
 @dataclass
@@ -171,6 +177,7 @@ class VideoMambaTrainingArguments(TrainingArguments):
     restore_callback_states_from_checkpoint: bool = _option(True, "an interrupted run keeps the patience of early stopping")
 
     def __post_init__(self) -> None:
+        require_range(self, "num_train_epochs", 0, excluded=(0,))
         if self.warmup_epochs is None:
             self.warmup_epochs = self.num_train_epochs / 10
         if self.warmup_epochs > self.num_train_epochs:
@@ -178,6 +185,12 @@ class VideoMambaTrainingArguments(TrainingArguments):
                 f"--warmup_epochs {self.warmup_epochs:g} is more than --num_train_epochs {self.num_train_epochs:g}: give a "
                 "smaller number, such as 0."
             )
+        for name in ("warmup_epochs", "warmup_learning_rate", "min_learning_rate", "lr_reference", "weight_decay"):
+            require_range(self, name, 0)
+        require_range(self, "learning_rate", 0, excluded=(0,))
+        require_range(self, "layer_decay", 0, 1, excluded=(0,))
+        require_range(self, "validation_fraction", 0, 1, excluded=(1,))
+        require_at_least_one(self, "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
         ours = {
             "lr_scheduler_type": "--lr_schedule, --warmup_learning_rate, --min_learning_rate",
             "warmup_steps": "--warmup_epochs",
@@ -283,10 +296,11 @@ def parse_arguments(
     for name in values:
         if name not in names:
             raise ValueError(f"The recipe {recipe} has an unknown key, {name}.{did_you_mean(name, names)}")
-    from_recipe, said = _said(parser, _as_options(values)), _said(parser, argv)
-    if {"warmup_epochs", "num_train_epochs"} <= from_recipe.keys() and "warmup_epochs" not in said:
-        part_of_recipe = said.get("num_train_epochs", math.inf) / from_recipe["num_train_epochs"]
-        values["warmup_epochs"] = from_recipe["warmup_epochs"] * min(part_of_recipe, 1)
+    if {"warmup_epochs", "num_train_epochs"} <= values.keys():
+        from_recipe, said = _said(parser, _as_options(values)), _said(parser, argv)
+        if "warmup_epochs" not in said and "num_train_epochs" in said:
+            part_of_recipe = said["num_train_epochs"] / from_recipe["num_train_epochs"]
+            values["warmup_epochs"] = from_recipe["warmup_epochs"] * min(part_of_recipe, 1)
     try:
         return parser.parse_args_into_dataclasses(_as_options(values) + argv, look_for_args_file=False)[: len(classes)]
     except ValueError as error:  # the checks of transformers' own arguments speak to users, too

@@ -18,13 +18,14 @@ from modeling_videomamba import (
 from .arguments import AugmentationArguments, DataArguments, ModelArguments, VideoMambaTrainingArguments
 from .augmentation import training_transform
 from .clips import ClipCollator, EvaluationViews, TrainingClips, UnreadableFiles, require_readable
+from .command import did_you_mean
 from .frame_sampling import FRAME_SAMPLINGS
 from .images import ImageTrainingTransform
 from .label_sets import label_vectors
 from .losses import ClassificationLoss, class_weights_of
 from .media_files import Media
 from .media_lists import cut_into_windows, label_ids, label_values, load_splits, write_list
-from .metrics import as_compute_metrics
+from .metrics import METRIC_NAMES, as_compute_metrics
 from .mixing import ClipMixing
 from .models import start_classifier
 from .settings import compare_settings, settings_of
@@ -78,10 +79,7 @@ def prepare_classification(
         window = data_args.window_seconds, data_args.window_stride
         train, validation = cut_into_windows(train, *window), cut_into_windows(validation, *window)
     is_regression = model_args.problem_type == "regression"
-    if args.metric_for_best_model == "accuracy":
-        other = {"regression": ("mse", False), "multi_label_classification": ("map", True)}
-        best = other.get(model_args.problem_type, ("accuracy", True))
-        args.metric_for_best_model, args.greater_is_better = best
+    choose_best_metric(args, model_args.problem_type)
     if is_regression:
         labels, validation_labels = label_values(train, "train"), label_values(validation, "validation")
     elif has_several:
@@ -115,6 +113,18 @@ def prepare_classification(
     return Classification(model, loss, for_trainer, unreadable, settings)
 
 
+def choose_best_metric(args: VideoMambaTrainingArguments, problem_type: str) -> None:
+    """Puts the problem's own in place of accuracy, where there is none."""
+    metrics = METRIC_NAMES[problem_type]
+    if args.metric_for_best_model == "accuracy" != metrics[0]:
+        args.metric_for_best_model, args.greater_is_better = metrics[0], problem_type != "regression"
+    name = (args.metric_for_best_model or "loss").removeprefix("eval_")
+    if name not in (*metrics, "loss"):
+        raise ValueError(
+            f"--metric_for_best_model {name}: there is {', '.join(metrics)} and loss.{did_you_mean(name, metrics)}"
+        )
+
+
 def choose_mirroring(augmentation: AugmentationArguments, names: list[str], problem_type: str, speaks: bool) -> None:
     """Decides `horizontal_flip` where nobody has: clips are mirrored unless the classes' names tell left from right."""
     sides = [] if problem_type == "regression" else names_with_sides(names)
@@ -137,6 +147,11 @@ def transform_of(
     """The training transform of clips or images, from uint8 frames `(frames, 3, height, width)`."""
     auto_augment = None if augmentation.auto_augment == "none" else augmentation.auto_augment
     options = (auto_augment, augmentation.min_crop_area, augmentation.horizontal_flip, augmentation.random_erasing)
-    if media == "image":
-        return ImageTrainingTransform(size, *options)
-    return training_transform(size, processor.image_mean, processor.image_std, *options)
+    try:
+        if media == "image":
+            return ImageTrainingTransform(size, *options)
+        return training_transform(size, processor.image_mean, processor.image_std, *options)
+    except (AssertionError, LookupError, ValueError) as error:  # what timm says of a policy that it does not know
+        raise ValueError(
+            f"--auto_augment {auto_augment} is not a policy of timm, such as rand-m9-mstd0.5-inc1 or v0."
+        ) from error

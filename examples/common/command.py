@@ -36,7 +36,7 @@ SPEAKERS = re.compile(
     r"|datasets\.(load|builder|data_files)"
 )
 NO_SPACE = re.compile(r"No space left on device|PytorchStreamWriter failed writing", re.IGNORECASE)
-SECONDS_FOR_THE_FIRST = 2.0
+SECONDS_FOR_THE_FIRST = 10.0
 
 _after_interruption = ""
 
@@ -105,6 +105,8 @@ def message_of(error: BaseException) -> str | None:
         return _one_line(f"{error.filename}: {error.strerror}" if is_numbered else str(error))
     if type(error).__name__ == "OutOfMemoryError":
         return _one_line(f"{error} Smaller batches need less, such as --per_device_train_batch_size 1.")
+    if type(error).__name__.startswith("StrictDataclass") and error.__cause__ is not None:  # of a configuration's field
+        return _one_line(str(error.__cause__))
     if worker := re.match(r"Caught \w+ in DataLoader worker process", str(error)):
         return _message_of_worker(str(error)[worker.end() :])
     return _one_line(str(error)) if _is_said_to_users(error) else None

@@ -12,6 +12,11 @@ from .clips import UNREADABLE_LABEL
 
 METRICS = Path(__file__).parents[1] / "metrics"
 FILES = {"regression": "mean_squared_error.py", "multi_label_classification": "several_labels.py"}
+METRIC_NAMES = {  # by problem type; the first tells the best model
+    "single_label_classification": ("accuracy", "top5_accuracy"),
+    "multi_label_classification": ("map", "micro_f1"),
+    "regression": ("mse",),
+}
 
 
 def metrics_of(problem_type: str | None) -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:

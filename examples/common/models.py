@@ -22,6 +22,7 @@ from modeling_videomamba import (
 )
 
 from .arguments import AlignmentArguments, BackboneArguments, ModelArguments
+from .checks import check_model
 from .command import did_you_mean
 from .label_sets import label_set_names, num_label_sets
 from .media_files import Media
@@ -32,8 +33,14 @@ SIZES = ("tiny", "small", "middle", "base")
 
 
 def locate(model: str) -> str:
-    """A directory or hub repository as it is; a released checkpoint's id becomes the directory of its conversion."""
-    if os.path.isdir(model) or model not in {*load_released(), *ALIASES}:
+    """A directory or hub repository as it is; a released checkpoint's id becomes the directory of its conversion.
+
+    Raises:
+        FileNotFoundError: if it is a path where there is no directory, or nearly the id of a released checkpoint.
+    """
+    released = {*load_released(), *ALIASES}
+    check_model(model, released)
+    if os.path.isdir(model) or model not in released:
         return model
     checkpoint = find_released(model)
     directory = Path(constants.HF_HOME) / "videomamba" / checkpoint.id

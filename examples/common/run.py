@@ -28,6 +28,8 @@ def train(trainer: VideoMambaTrainer, settings: dict) -> None:
     if trainer.items_per_epoch < wanted:
         media = "images" if "image" in clips.videos.column_names else "videos"
         raise ValueError(f"{trainer.items_per_epoch} {media} are too few for a step of {wanted}: train in smaller ones.")
+    if args.resume_from_checkpoint and not Path(args.resume_from_checkpoint, "trainer_state.json").is_file():
+        raise FileNotFoundError(f"--resume_from_checkpoint {args.resume_from_checkpoint} is not a checkpoint of a training.")
     with args.main_process_first(desc="settings"):
         check_settings(Path(args.output_dir) / "settings.json", settings)
     set_seed(args.seed + args.process_index)  # drop path differs between processes

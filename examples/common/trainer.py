@@ -24,7 +24,10 @@ class VideoMambaTrainer(Trainer):
     def __init__(self, *args, image_copies: int = 1, **kwargs):
         if kwargs["args"].n_gpu > 1:
             raise ValueError("For several GPUs, start the script with `accelerate launch` or `torchrun`.")
-        super().__init__(*args, **kwargs)
+        try:
+            super().__init__(*args, **kwargs)
+        except ValueError as error:  # of an argument: its checks speak to users
+            raise ValueError(str(error)) from error
         self.image_copies = image_copies
         self.settings = self.parameter_settings()  # before FSDP flattens the parameters, which hides that some are vectors
         self.add_callback(EpochOfClips(self.train_dataset))
