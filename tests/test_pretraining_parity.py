@@ -14,7 +14,7 @@ from conversion.official_layout import to_official
 from examples.common.losses import ClassificationLoss
 from examples.common.teachers import ClipTeacher, TokenTeacher
 from examples.masked_pretraining import MaskedPretrainingTrainer
-from examples.self_distillation import Student, distillation_loss
+from examples.self_distillation import DistillationLoss, Student
 from modeling_videomamba import (
     VideoMambaForImageClassification,
     VideoMambaForPreTraining,
@@ -76,7 +76,7 @@ class TestSelfDistillation:
         tokens = TokenTeacher(teacher, grid=(2, 2))(pixels)
         torch.testing.assert_close(tokens, reference.outputs["teacher_feats"], rtol=1e-4, atol=2e-5)
         outputs = student(pixels, tokens)
-        loss = distillation_loss(outputs, targets)
+        loss = DistillationLoss()(outputs, targets)
         loss.backward()
         torch.testing.assert_close(outputs.logits, reference.outputs["logits"], rtol=0, atol=2e-5)
         torch.testing.assert_close(outputs.distances.mean(), reference.outputs["loss_distill"][0])
@@ -93,7 +93,7 @@ class TestSelfDistillation:
         assert outputs.distances is None
         torch.testing.assert_close(outputs.logits, reference.outputs["logits"], rtol=0, atol=2e-5)
         labels = torch.tensor([1, 4])
-        assert distillation_loss(outputs, labels) == torch.nn.functional.cross_entropy(outputs.logits, labels)
+        assert DistillationLoss()(outputs, labels) == torch.nn.functional.cross_entropy(outputs.logits, labels)
 
 
 class TestMaskedPretraining:

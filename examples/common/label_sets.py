@@ -55,6 +55,17 @@ def label_vectors(videos: Dataset, label2id: dict[str, int], where: str) -> list
     return vectors
 
 
+def label_field(feature: object, label: object) -> str | int | float:
+    """What a list says of a video: its label, by name if it has one, or all of its labels, joined."""
+    element = feature.feature if isinstance(feature, List) else feature
+    labels = label if isinstance(label, list) else [label]
+    if isinstance(feature, List) and _is_vector(element):
+        labels = [i for i, is_there in enumerate(labels) if is_there]
+    if isinstance(element, ClassLabel):
+        labels = [element.names[i] for i in labels]
+    return SEPARATOR.join(map(str, labels)) if isinstance(feature, List) else labels[0]
+
+
 def _element(videos: Dataset) -> object:
     """The feature of one label."""
     feature = videos.features["label"]

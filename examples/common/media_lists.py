@@ -11,11 +11,12 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image, Value, Video
+from datasets import ClassLabel, Dataset, Features, Image, List, Value, Video
 
 from modeling_videomamba.video_sources import is_address
 
 from .frame_sampling import lvu_windows
+from .label_sets import label_field
 from .media_files import SUFFIXES, Media, find_files, printable
 
 
@@ -176,12 +177,11 @@ def cut_into_windows(videos: Dataset, length: float, stride: float) -> Dataset:
 
 def write_list(videos: Dataset, path: Path) -> None:
     """Writes a list that [`read_list`] takes, if the videos are files: bytes are left out."""
-    names = label_names(videos)
+    feature = videos.features["label"]
     with path.open("w", encoding="utf-8", newline="") as file:
         for row in videos:
             if isinstance(source := source_of(row), str):
-                labels = row["label"] if isinstance(row["label"], list) else [row["label"]]
-                label = ";".join(str(names[x] if names and isinstance(x, int) else x) for x in labels)
+                label = label_field(feature, row["label"])
                 duration = [row["duration"]] if "duration" in row else []
                 place = source if is_address(source) else Path(source).absolute()
                 csv.writer(file).writerow([place, label, *duration])
@@ -210,6 +210,8 @@ def hold_out(videos: Dataset, fraction: float, seed: int, by_class: bool = True)
 def label_names(videos: Dataset) -> list[str] | None:
     """Names of the classes, in the order of their ids if they have ids; `None` if labels are bare numbers."""
     label = videos.features["label"]
+    if isinstance(label, List):
+        raise ValueError("A video has several labels: --problem_type multi_label_classification learns them.")
     if isinstance(label, ClassLabel):
         return label.names
     return sorted(set(videos["label"])) if label.dtype in ("string", "large_string") else None

@@ -122,8 +122,7 @@ def start_classifier(
 def _check_labels(files: Dataset, problem_type: str) -> None:
     if problem_type == "multi_label_classification":
         return
-    if any(isinstance(label, list) for label in files["label"]):
-        raise ValueError("A video has several labels: --problem_type multi_label_classification learns them.")
+    label_names(files)  # raises if there are several
     if problem_type != "regression" and any(isinstance(label, float) for label in files["label"]):
         raise ValueError("The labels are values, not classes: --problem_type regression learns to predict them.")
 
