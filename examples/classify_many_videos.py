@@ -22,9 +22,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from logging import getLogger
 from pathlib import Path
 from typing import TextIO
 
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from examples.common.command import run_command, say_when_interrupted
+
+
+# isort: split
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -32,13 +40,9 @@ from torch import Tensor
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import HfArgumentParser
 from transformers.utils import logging
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
-
-from examples.common.arguments import Help
+from examples.common.arguments import DataclassParser, Help
 from examples.common.checks import require_at_least_one
 from examples.common.inference import classify_views, fingerprint_of, load_classifier
 from examples.common.media_files import printable, search_folder
@@ -208,7 +212,9 @@ def classify_share(args: BulkArguments) -> None:
         num_workers=args.num_workers,
         in_order=False,  # a long video holds up nothing
     )
-    progress = tqdm(loader, f"process 1 of {state.num_processes}", unit="video", disable=not state.is_main_process)
+    progress = tqdm(
+        loader, f"process 1 of {state.num_processes}", unit="video", disable=None if state.is_main_process else True
+    )
     model.to(state.device)
     with (
         open_part(output_dir / f"part-{state.process_index}.jsonl") as answers,
@@ -237,8 +243,9 @@ def classify_share(args: BulkArguments) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = HfArgumentParser(BulkArguments, description=__doc__, formatter_class=Help)
+    parser = DataclassParser(BulkArguments, description=__doc__, formatter_class=Help)
     [args] = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    say_when_interrupted(": the same command goes on from here")
     if args.num_processes == 1:
         classify_share(args)
         return
@@ -254,8 +261,10 @@ def main(argv: list[str] | None = None) -> None:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",  # any free port
     )
-    elastic_launch(config, classify_share)(args)
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):
+        getLogger(name).setLevel("CRITICAL")  # processes say what is wrong themselves
+    elastic_launch(config, run_command)(classify_share, args)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -9,20 +9,23 @@ A model is a directory made by conversion/convert_videomamba_to_hf.py or by fine
 default is examples/demo_model, which knows eight movements of a camera and nothing else.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that it runs from a clone, installed or not
+
+from examples.common.command import ArgumentParser, run_command
+
+
+# isort: split
 import torch
 from tqdm import tqdm
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 from transformers.utils import logging
-
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a clone, installed or not
 
 from examples.common.checks import check_picture, require_at_least_one
 from examples.common.media_files import printable, search_folder
@@ -59,7 +62,7 @@ def progress_bar(model: VideoMambaForVideoClassification, num_views: int) -> Ite
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("videos", nargs="+", help="paths or http(s) addresses of videos; folders are searched for videos")
     parser.add_argument("--model", default=str(DEMO_MODEL), help="directory or hub repository of a VideoMamba classifier")
     parser.add_argument(
@@ -97,7 +100,7 @@ def main() -> None:
     num_frames = args.num_frames or model.config.num_frames
     views, num_views = {"num_clips": args.num_clips, "num_crops": args.num_crops}, args.num_clips * args.num_crops
     unreadable, rows = 0, []
-    for video in tqdm(videos, unit="video", disable=len(videos) == 1):
+    for video in tqdm(videos, unit="video", disable=True if len(videos) == 1 else None):
         try:
             with torch.inference_mode(), progress_bar(model, num_views) as bar:
                 bar.set_description("decoding")
@@ -130,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -5,17 +5,20 @@
 Without a --teacher, the attention-guided mask, which needs one, is left out.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from examples.common.command import ArgumentParser, run_command
+
+
+# isort: split
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import interpolate
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from examples.common.answer_picture import MOST_FRAMES, frame_strip
 from examples.common.arguments import Help
@@ -31,7 +34,7 @@ def visible_part(clip: Tensor, masked: Tensor, patch_size: int) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
+    parser = ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("video")
     parser.add_argument("picture", help="where to write it, .png, .pdf or .svg")
     parser.add_argument("--teacher", help="a CLIP model: a directory or a hub repository")
@@ -67,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -22,17 +22,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from examples.common.command import run_command
+
+
+# isort: split
 import torch
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import AutoConfig, AutoTokenizer, HfArgumentParser
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
-
-from examples.common.arguments import Help
+from examples.common.arguments import DataclassParser, Help
 from examples.common.captions import PROTOCOLS, CaptionedFile, CaptionTokenizer, Protocol, load_captions
 from examples.common.checks import require_at_least_one
 from examples.common.clips import UnreadableFiles
@@ -125,7 +129,7 @@ def write_results(
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = HfArgumentParser(RetrievalArguments, description=__doc__, formatter_class=Help)
+    parser = DataclassParser(RetrievalArguments, description=__doc__, formatter_class=Help)
     [args] = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     logging.disable_progress_bar()
     protocol = protocol_of(args)
@@ -173,4 +177,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -20,6 +20,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from examples.common.command import run_command, say_when_interrupted
+
+
+# isort: split
 import datasets
 import numpy as np
 import torch
@@ -30,9 +37,6 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers.utils import logging
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
-
 from examples.common.arguments import DataArguments, parse_arguments
 from examples.common.card_results import results_card, update_card
 from examples.common.checks import require_at_least_one
@@ -40,6 +44,7 @@ from examples.common.clips import UNREADABLE_LABEL, EvaluationViews, UnreadableF
 from examples.common.confusion_matrix import draw_confusion_matrix
 from examples.common.frame_sampling import FRAME_SAMPLINGS
 from examples.common.inference import classify_views, fingerprint_of, load_classifier
+from examples.common.label_sets import label_vectors
 from examples.common.media_lists import cut_into_windows, label_ids, label_names, label_values, load_media
 from examples.common.metrics import metrics_of
 from examples.common.models import labels_of
@@ -75,8 +80,8 @@ class EvaluationArguments:
 
 
 def load_split(args: DataArguments, split: str | None) -> tuple[Dataset, str]:
-    """The videos to evaluate on, and the name of their split."""
-    for name in [split] if split else ["test", "val"]:
+    """The videos to evaluate on, and the name of their split: `"all"` of data that have none."""
+    for name in [split] if split else ["test", "val", "all"]:
         videos = load_media(args.data, name, args.media_root, args.data_config)
         if videos is not None and args.window_seconds:
             videos = cut_into_windows(videos, args.window_seconds, args.window_stride)
@@ -116,21 +121,26 @@ def write_results(
 ) -> dict:
     """Merges the samples, writes all files but the model's own card, and returns what is in results.json."""
     is_regression = model.config.problem_type == "regression"
+    has_several = model.config.problem_type == "multi_label_classification"
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
     rows = [sample | {"scores": np.float32(scored[i]["scores"])} for i, sample in enumerate(samples) if i in scored]
     if not rows:
         raise ValueError(f"None of the {len(samples)} videos could be read.")
 
     table = {name: [row[name] for row in rows] for name in rows[0]}
-    table["prediction"] = [row["scores"][0] if is_regression else names[row["scores"].argmax()] for row in rows]
-    if not is_regression:
+    if has_several:
+        table["prediction"] = [[names[i] for i in np.flatnonzero(row["scores"] > 0.5)] for row in rows]
+        table["label"] = [[names[i] for i in np.flatnonzero(row["label"])] for row in rows]
+    else:
+        table["prediction"] = [row["scores"][0] if is_regression else names[row["scores"].argmax()] for row in rows]
+    if not is_regression and not has_several:
         table["label"] = [names[label] for label in table["label"]]
     Dataset.from_dict(table).to_parquet(output_dir / "scores.parquet")
 
     videos = merge(rows, settings["merge"])
     labels = [video["label"] for video in videos]
     merged_scores = np.stack([video["scores"] for video in videos])  # (videos, labels)
-    if not is_regression:
+    if not is_regression and not has_several:
         figure = draw_confusion_matrix(labels, merged_scores.argmax(axis=1).tolist(), names)
         figure.savefig(output_dir / "confusion_matrix.png", dpi=100)
     results = metrics_of(model.config.problem_type)(merged_scores, np.array(labels))
@@ -155,12 +165,12 @@ def main(argv: list[str] | None = None) -> None:
     with state.main_process_first():  # what is downloaded is there for the others
         model, processor = load_classifier(args.model)
         videos, split = load_split(data_args, args.split)
-    if model.config.problem_type == "multi_label_classification":
-        raise ValueError(f"{args.model} gives several labels to a video, which these metrics are not for.")
     processor.num_frames = args.num_frames or model.config.num_frames
 
     if model.config.problem_type == "regression":
         labels = label_values(videos, split)
+    elif model.config.problem_type == "multi_label_classification":
+        labels = label_vectors(videos, model.config.label2id, split)
     else:
         if data_args.labels and label_names(videos) is None:
             names = labels_of(videos, data_args.labels, model.config.num_labels)
@@ -210,10 +220,13 @@ def main(argv: list[str] | None = None) -> None:
     model.to(state.device)
     state.print(f"{args.model}: {model.num_parameters():,} parameters, {scan_report(state.device)}")
     state.print(
-        f"{data_args.data}, {split}: {len(samples)} videos or windows, of which {len(done)} are done; "
+        f"{data_args.data}, {split if split != 'all' else 'all of it, since it has no splits'}: "
+        f"{len(samples)} videos or windows, of which {len(done)} are done; "
         f"{data_args.num_clips} clips x {data_args.num_crops} crops of {processor.num_frames} frames"
     )
-    progress = tqdm(total=len(samples), initial=len(done), unit="video", disable=not state.is_main_process)
+    say_when_interrupted(": the same command goes on from here")
+    hidden = None if state.is_main_process else True  # None: out of a terminal
+    progress = tqdm(total=len(samples), initial=len(done), unit="video", disable=hidden)
     with progress, open_part(output_dir / f"part-{state.process_index}.jsonl") as part:
         for index, views in loader:
             if views is not None:
@@ -228,7 +241,7 @@ def main(argv: list[str] | None = None) -> None:
         results = write_results(output_dir, samples, read_parts(output_dir, "index"), model, settings)
         if args.update_card:
             update_card(Path(args.model) / "README.md", results)
-        for name in ("accuracy", "top5_accuracy"):
+        for name in ("accuracy", "top5_accuracy", "map", "micro_f1"):
             if name in results:
                 print(f"{name}: {results[name]:.2%}")
         if "mse" in results:
@@ -240,4 +253,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -8,19 +8,22 @@ The file takes `pixel_values (batch, num_frames, channels, height, width)`, as t
 `model.resize_position_embeddings(num_frames=16, image_size=384)` makes of it, and export that.
 """
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that it runs from a clone, installed or not
+
+from examples.common.command import ArgumentParser, run_command
+
+
+# isort: split
 import torch
 from torch import Tensor
 from transformers import AutoModelForVideoClassification, PreTrainedModel
 from transformers.utils import logging
-
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a clone, installed or not
 
 import modeling_videomamba  # noqa: F401  (registers the model)
 
@@ -63,7 +66,7 @@ def load(exported: Path) -> Callable[[Tensor], Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=str(DEMO_MODEL), help="directory or hub repository of a VideoMamba classifier")
     parser.add_argument("--output", type=Path, required=True, help="file to write: .onnx or .pt2")
     args = parser.parse_args()
@@ -87,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -5,8 +5,7 @@
 
 A list is `[{"video": PATH, "caption": TEXT or [TEXT, ...]}, ...]`; of several captions, every epoch draws one. The losses of
 --validation, a list that is not trained on, show when to stop; recalls are measured by `evaluate_retrieval.py`. The defaults
-are those of the reference's `video_mm/exp_zs` settings, which are there for zero-shot evaluation: no fine-tuned model and no
-result of one was ever released. An interrupted run goes on from its last checkpoint.
+are for a small list; `--recipe retrieval` has the reference's values. An interrupted run goes on from its last checkpoint.
 Source: the reference's `video_mm/tasks/retrieval.py`, whose weights are in bf16 (`--pure_bf16`).
 """
 
@@ -14,12 +13,16 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from examples.common.command import run_command
+
+
+# isort: split
 import torch
 from torch import Tensor
 from transformers import set_seed
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from conversion.converter import processor_for
 from examples.common.arguments import BackboneArguments, parse_arguments
@@ -52,8 +55,6 @@ class RetrievalDataArguments(CaptionArguments):
 class RetrievalModelArguments(BackboneArguments):
     """`model` is a video-text model."""
 
-    drop_path_rate: float | None = field(default=0.25, metadata={"help": "stochastic depth of the last block"})
-
     def __post_init__(self) -> None:
         if self.model is None or self.model_config is not None:
             raise ValueError("Give --model, a pretrained video-text model; there is no training for retrieval from scratch.")
@@ -61,14 +62,10 @@ class RetrievalModelArguments(BackboneArguments):
 
 @dataclass
 class RetrievalTrainingArguments(VideoTextTrainingArguments):
-    """With the reference's values for MSR-VTT."""
+    """A pretrained model needs small steps."""
 
-    num_train_epochs: float = 2.0
-    per_device_train_batch_size: int = 64
-    learning_rate: float = 1e-5
-    min_learning_rate: float = 1e-7
-    warmup_epochs: float = 0.2
-    weight_decay: float = 0.02
+    num_train_epochs: float = 10.0
+    learning_rate: float = 2e-5
 
 
 class RetrievalTrainer(VideoTextTrainer):
@@ -131,4 +128,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -13,12 +13,16 @@ directory is what fine-tuning starts from: `finetune_video_classification.py --m
 import sys
 from pathlib import Path
 
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from examples.common.command import run_command
+
+
+# isort: split
 import torch
 from torch import Tensor
 from transformers import set_seed
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from conversion.converter import processor_for
 from examples.common.arguments import (
@@ -120,4 +124,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

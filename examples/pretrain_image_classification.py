@@ -12,30 +12,34 @@ interrupted goes on from its last checkpoint when it is started again.
 import sys
 from pathlib import Path
 
-from transformers import set_seed
-
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
+from examples.common.command import run_command
+
+
+# isort: split
+from transformers import set_seed
+
 from examples.common.arguments import (
+    AugmentationArguments,
     DataArguments,
-    ImageAugmentationArguments,
-    ImagePretrainingArguments,
     ModelArguments,
+    VideoMambaTrainingArguments,
     parse_arguments,
 )
 from examples.common.cards import write_classification_card
 from examples.common.classification import prepare_classification
 from examples.common.run import finish, save_and_validate, train
-from examples.common.trainer import VideoMambaTrainer, classification_loss
+from examples.common.trainer import VideoMambaTrainer
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = (ModelArguments, DataArguments, ImageAugmentationArguments, ImagePretrainingArguments)
+    arguments = (ModelArguments, DataArguments, AugmentationArguments, VideoMambaTrainingArguments)
     model_args, data_args, augmentation, args = parse_arguments(*arguments, description=__doc__, argv=argv)
     set_seed(args.seed)
     task = prepare_classification("image", model_args, data_args, augmentation, args)
-    trainer = VideoMambaTrainer(model=task.model, compute_loss_func=classification_loss, **task.for_trainer)
+    trainer = VideoMambaTrainer(model=task.model, compute_loss_func=task.loss, **task.for_trainer)
     train(trainer, task.settings)
     metrics = save_and_validate(trainer, task.unreadable)
     write_classification_card(trainer, model_args, data_args, augmentation, metrics)
@@ -43,4 +47,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -17,12 +17,16 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from examples.common.command import run_command
+
+
+# isort: split
 import torch
 from torch import Tensor
 from transformers import BertForMaskedLM, set_seed
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from conversion.converter import processor_for
 from examples.common.arguments import AlignmentArguments, BackboneArguments, parse_arguments
@@ -79,12 +83,9 @@ class VideoTextAlignmentArguments(AlignmentArguments):
 
 @dataclass
 class VideoTextPretrainingArguments(VideoTextTrainingArguments):
-    """With the reference's defaults for the masked phase."""
+    """BERT, which is pretrained, needs smaller steps than a video model alone. There is nothing to validate on."""
 
-    num_train_epochs: float = 10.0
-    learning_rate: float = 4e-4
-    min_learning_rate: float = 4e-6
-    warmup_epochs: float = 1.0
+    learning_rate: float = 1e-4
     eval_strategy: str = "no"
 
 
@@ -196,4 +197,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -8,17 +8,20 @@ Clips are those of `render_demo_clips.py`, so their movement is in the order of 
 too. Every clip has a cutting, a path and a wall of its own. The test has one clip for each of 100 captions: chance is 1 %.
 """
 
-import argparse
 import json
 import sys
 from itertools import product
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from examples.common.command import ArgumentParser, run_command
+
+
+# isort: split
+import numpy as np
+from tqdm import tqdm
 
 from examples.render_demo_clips import CLASSES, cut, draw_path, load, render, write
 
@@ -59,7 +62,7 @@ def caption(movement: str, thing: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR")
     parser.add_argument("--clips-per-caption", type=int, default=CLIPS_PER_CAPTION["train"], help="of the training split")
     parser.add_argument("--height", type=int, default=72, help="of a frame in pixels, a multiple of 6")
@@ -86,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

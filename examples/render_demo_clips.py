@@ -11,10 +11,17 @@ frames in disorder say at best which axis it is, never the direction. And no pho
 know the pictures by heart.
 """
 
-import argparse
+import sys
 from importlib.resources import files
 from pathlib import Path
 
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from examples.common.command import ArgumentParser, run_command
+
+
+# isort: split
 import av
 import numpy as np
 import torch
@@ -114,7 +121,7 @@ def load(name: str) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR")
     parser.add_argument("--clips-per-class", type=int, default=400, help="of the training split; the others are smaller")
     parser.add_argument("--height", type=int, default=96, help="of a frame in pixels, even")
@@ -139,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

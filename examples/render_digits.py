@@ -9,11 +9,17 @@ digit crosses the picture while the photograph behind it drifts: a single frame 
 goes to the left or to the right. No handwritten digit and no photograph is in two splits.
 """
 
-import argparse
 import csv
 import sys
 from pathlib import Path
 
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from examples.common.command import ArgumentParser, run_command
+
+
+# isort: split
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
@@ -21,9 +27,6 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm import tqdm
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from examples.render_demo_clips import PHOTOGRAPHS, load, vary, write
 
@@ -103,7 +106,7 @@ def crossing(direction: str, random: np.random.Generator) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR")
     parser.add_argument("--part", type=float, default=1.0, help="of the images and clips, to try something quickly")
     parser.add_argument("--seed", type=int, default=0)
@@ -138,4 +141,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -23,6 +23,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from examples.common.command import ArgumentParser, run_command, say_when_interrupted
+
+
+# isort: split
 import torch
 import torch.nn.functional as F
 from matplotlib.font_manager import findfont
@@ -32,9 +39,6 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from examples.classify_many_videos import batches_by_shape
 from examples.common.answer_picture import frame_strip
@@ -289,7 +293,7 @@ def search_videos(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
+    parser = ArgumentParser(description=__doc__, formatter_class=Help)
     commands = parser.add_subparsers(required=True)
     index = commands.add_parser("index", help="look at the videos", formatter_class=Help)
     index.set_defaults(run=index_videos)
@@ -311,13 +315,9 @@ def main(argv: list[str] | None = None) -> None:
         command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     logging.disable_progress_bar()
-    try:
-        args.run(args)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; what was done is kept")
+    say_when_interrupted("; what was done is kept")
+    args.run(args)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -14,6 +14,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from examples.common.command import run_command
+
+
+# isort: split
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,23 +28,21 @@ from transformers import AutoModel, set_seed
 from transformers.models.auto.image_processing_auto import get_image_processor_config
 from transformers.utils import ModelOutput
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
-
 from examples.common.arguments import (
+    AugmentationArguments,
     DataArguments,
     DistillationArguments,
-    ImageAugmentationArguments,
-    ImagePretrainingArguments,
     ModelArguments,
+    VideoMambaTrainingArguments,
     parse_arguments,
 )
 from examples.common.cards import write_classification_card
 from examples.common.classification import prepare_classification
+from examples.common.losses import ClassificationLoss, mean_over_clips
 from examples.common.models import locate
 from examples.common.run import finish, save_and_validate, train
 from examples.common.teachers import TokenTeacher
-from examples.common.trainer import VideoMambaTrainer, classification_losses, mean_over_clips
+from examples.common.trainer import VideoMambaTrainer
 from modeling_videomamba import VideoMambaConfig, VideoMambaForImageClassification, VideoMambaForVideoClassification
 from modeling_videomamba.modeling_videomamba import make_norm
 
@@ -78,17 +83,20 @@ class Student(nn.Module):
         self.classifier.gradient_checkpointing_enable(**kwargs)
 
 
-def distillation_loss(outputs: StudentOutput, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    """As [`classification_loss`], plus the distances where there was a teacher."""
-    losses = classification_losses(outputs.logits, labels)
-    if outputs.distances is not None:
-        losses = losses + outputs.distances
-    return mean_over_clips(losses, labels, num_items_in_batch)
+@dataclass
+class DistillationLoss(ClassificationLoss):
+    """With the distances where there was a teacher."""
+
+    def __call__(self, outputs: StudentOutput, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        losses = self.of_clips(outputs.logits, labels)
+        if outputs.distances is not None:
+            losses = losses + outputs.distances
+        return mean_over_clips(losses, labels, num_items_in_batch)
 
 
 class SelfDistillationTrainer(VideoMambaTrainer):
     def __init__(self, *args, teacher: TokenTeacher, distillation_epochs: float | None, **kwargs):
-        super().__init__(*args, compute_loss_func=distillation_loss, **kwargs)
+        super().__init__(*args, **kwargs)
         self.teacher = teacher.to(self.args.device)
         self.distillation_epochs = distillation_epochs
 
@@ -128,10 +136,12 @@ def load_teacher(name: str, student: VideoMambaConfig, dtype: torch.dtype) -> To
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = (ModelArguments, DataArguments, ImageAugmentationArguments, DistillationArguments, ImagePretrainingArguments)
+    arguments = (ModelArguments, DataArguments, AugmentationArguments, DistillationArguments, VideoMambaTrainingArguments)
     model_args, data_args, augmentation, distillation, args = parse_arguments(*arguments, description=__doc__, argv=argv)
     if not distillation.teacher:
         raise ValueError("Give the --teacher: a smaller model, trained before.")
+    if model_args.freeze_backbone:
+        raise ValueError("--freeze_backbone: it is the backbone that learns from a teacher.")
     set_seed(args.seed)
     task = prepare_classification(distillation.media, model_args, data_args, augmentation, args, distillation)
     teacher = load_teacher(distillation.teacher, task.model.config, torch.bfloat16 if args.bf16 else torch.float32)
@@ -140,7 +150,11 @@ def main(argv: list[str] | None = None) -> None:
     if distillation.distillation_epochs is not None:
         args.ddp_find_unused_parameters = True  # those between student and teacher, in the end
     trainer = SelfDistillationTrainer(
-        model=student, teacher=teacher, distillation_epochs=distillation.distillation_epochs, **task.for_trainer
+        model=student,
+        compute_loss_func=DistillationLoss(task.loss.problem_type, task.loss.class_weights),
+        teacher=teacher,
+        distillation_epochs=distillation.distillation_epochs,
+        **task.for_trainer,
     )
     train(trainer, task.settings)
     metrics = save_and_validate(trainer, task.unreadable)
@@ -149,4 +163,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

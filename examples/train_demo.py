@@ -7,7 +7,6 @@ evaluate_video_classification.py, on clips of photographs that were not trained 
 disorder; and with a second model, the same but for seeing one frame at a time, whose scores for eight frames are averaged.
 """
 
-import argparse
 import csv
 import json
 import os
@@ -15,10 +14,14 @@ import shutil
 import sys
 from pathlib import Path
 
-import yaml
-
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from examples.common.command import ArgumentParser, run_command
+
+
+# isort: split
+import yaml
 
 from examples.common.demo import EXAMPLES, copy_settings, count_parameters, run
 
@@ -89,7 +92,7 @@ def write_log(state: Path, log: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR")
     parser.add_argument("--clips-per-class", type=int, default=500)
     parser.add_argument("--epochs", type=float, help="other than the recipe's")
@@ -136,4 +139,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

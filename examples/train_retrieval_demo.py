@@ -7,18 +7,21 @@ evaluate_retrieval.py on clips that were not trained on, one for each of 100 cap
 into demo/retrieval_demo_model, and some of those clips into demo/retrieval_demo_clips.
 """
 
-import argparse
 import json
 import os
 import shutil
 import sys
 from pathlib import Path
 
-import torch
-from transformers import BertConfig, BertTokenizer
-
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from examples.common.command import ArgumentParser, run_command
+
+
+# isort: split
+import torch
+from transformers import BertConfig, BertTokenizer
 
 from conversion.converter import processor_for
 from examples.common.captions import load_captions
@@ -34,6 +37,7 @@ TEXT |= {"initializer_range": 0.08}  # near the inverse root of the width; with 
 TRAINING = {
     "learning_rate": 1e-3,
     "min_learning_rate": 1e-5,
+    "warmup_learning_rate": 0.0,
     "warmup_epochs": 2,
     "weight_decay": 0.05,
     "max_grad_norm": 1.0,
@@ -106,7 +110,7 @@ def start(directory: Path, captions: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR")
     parser.add_argument("--clips-per-caption", type=int, default=24)
     parser.add_argument("--epochs", type=float, default=30)
@@ -145,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -6,18 +6,21 @@ Every class is a text, its folder's name; an image is to be nearer to its own te
 but a trial take a CLIP that has seen the world, `--teacher openai/clip-vit-base-patch16`.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
+
+from examples.common.command import ArgumentParser, run_command
+
+
+# isort: split
 import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 from transformers import CLIPConfig, CLIPModel, set_seed
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from examples.common.images import read_image
 from examples.common.media_lists import label_names, load_media
@@ -45,7 +48,7 @@ def make_clip(image_size: int, patch_size: int, text_length: int) -> CLIPModel:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("images", type=Path, help="folder with a folder a class in train/ and val/")
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR")
     parser.add_argument("--epochs", type=int, default=20)
@@ -81,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -161,6 +161,31 @@ class TestScores:
         assert wanted.items() <= results.items()
         assert Image.open(tmp_path / "confusion_matrix.png").width > 300
 
+    def test_a_folder_or_data_set_without_splits_is_evaluated_as_it_is(self, videos, model, tmp_path, capsys):
+        results = evaluate(model, videos / "test", tmp_path / "out")
+        assert (results["split"], results["num_videos"]) == ("all", 6)
+        assert f"{videos / 'test'}, all of it, since it has no splits: 6 videos" in capsys.readouterr().out
+
+        paths = sorted(map(str, videos.rglob("*.gif")))
+        Dataset.from_dict({"video": paths, "label": [Path(path).parent.name for path in paths]}).save_to_disk(
+            tmp_path / "data"
+        )
+        again = evaluate(model, tmp_path / "data", tmp_path / "again")
+        assert (again["split"], again["accuracy"]) == ("all", results["accuracy"])
+
+    def test_several_labels_a_video(self, videos, tmp_path):
+        names = dict(enumerate(HEAD))
+        model = save_model(tmp_path / "model", problem_type="multi_label_classification", id2label=names, num_labels=len(HEAD))
+        paths = sorted(videos.rglob("*.gif"))
+        labels = [f"{path.parent.name};{HEAD[i % 2]}" for i, path in enumerate(paths)]
+        (tmp_path / "list.csv").write_text("".join(f"{path},{label}\n" for path, label in zip(paths, labels)))
+        results = evaluate(model, tmp_path / "list.csv", tmp_path / "out", num_clips=2)
+        assert {"map", "micro_f1"} <= results.keys()
+        table, scores = table_in(tmp_path / "out"), scores_in(tmp_path / "out")
+        assert [set(row) for row in table["label"]] == [set(label.split(";")) for label in labels]
+        assert [set(row) for row in table["prediction"]] == [{HEAD[i] for i in np.flatnonzero(row > 0.5)} for row in scores]
+        assert "mean average precision" in (tmp_path / "out/card_block.md").read_text()
+
     def test_decoding_in_workers_and_autocast(self, videos, model, tmp_path):
         evaluate(model, videos, tmp_path / "fp32")
         evaluate(model, videos, tmp_path / "bf16", num_workers=1, bf16=True)
@@ -266,9 +291,10 @@ class TestRecipes:
             evaluate_video_classification.main(["--recipe", str(tmp_path / "recipe.yaml"), "--output_dir", "unused"])
         assert "required: --model" in capsys.readouterr().err
 
-    def test_an_unknown_option_is_an_error(self, videos, model, tmp_path):
-        with pytest.raises(ValueError, match="learning_rate"):
+    def test_an_unknown_option_is_an_error(self, videos, model, tmp_path, capsys):
+        with pytest.raises(SystemExit, match="2"):
             evaluate(model, videos, tmp_path, learning_rate=1)
+        assert "There is no option --learning_rate." in capsys.readouterr().err
 
 
 class TestWhatIsWrong:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -13,14 +14,20 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from conversion.converter import processor_for
 from examples import finetune_video_classification
+from examples.common.arguments import AugmentationArguments
+from examples.common.classification import choose_mirroring
 from examples.common.clips import UNREADABLE_LABEL
-from examples.common.trainer import classification_loss, last_complete_checkpoint
-from modeling_videomamba import VideoMambaForVideoClassification
+from examples.common.losses import ClassificationLoss
+from examples.common.models import config_fields
+from examples.common.trainer import last_complete_checkpoint
+from examples.render_demo_clips import cut, draw_path, load, render, write
+from modeling_videomamba import VideoMambaConfig, VideoMambaForVideoClassification
 
 from .conftest import render_clip, small_config
 from .training_runs import ROOT, SMALL_MODEL, assert_equal, finish, kill_after_checkpoint, losses, options, start, weights
 
 
+SINGLE = "single_label_classification"
 SCRIPT = ROOT / "examples/finetune_video_classification.py"
 
 
@@ -61,6 +68,97 @@ def test_a_folder_of_classes_becomes_a_classifier(videos, tmp_path):
     card = (output / "README.md").read_text()
     assert "8 videos to train on, 4 to validate on" in card
     assert "| top-1 | 100.0% |" in card
+
+
+def test_a_small_folder_is_learned_with_the_defaults(tmp_path, capsys):
+    """Three movements, six clips each; a new head on a model that knows movements, but none of these by name."""
+    for index, label in enumerate(("zoom_in", "pan_up", "pan_left")):
+        (tmp_path / "videos" / label).mkdir(parents=True)
+        for number in range(6):
+            random = np.random.default_rng([index, number])
+            frames = render(draw_path(label, random), cut(load("china"), random), 48, random)
+            write(frames, tmp_path / "videos" / label / f"{number}.mp4")
+    asked = {"model": ROOT / "examples/demo_model", "data": tmp_path / "videos", "output_dir": tmp_path / "model"}
+    asked |= {"num_train_epochs": 20, "use_cpu": True, "dataloader_num_workers": 0}
+    finetune_video_classification.main([part for name, value in asked.items() for part in (f"--{name}", str(value))])
+    printed = capsys.readouterr()
+    assert "clips are not mirrored, since classes tell left from right: pan_left" in printed.out
+    assert (
+        "small-data defaults (no recipe): 40 steps of 8 clips, 4 of them to warm up, peak learning rate 0.0003\n"
+        in printed.out
+    )
+    assert "warning: only 40 optimizer steps; a larger --num_train_epochs or a smaller" in printed.err
+    assert json.loads((tmp_path / "model/eval_results.json").read_text())["eval_accuracy"] == 1
+
+
+def test_a_recipe_is_named_and_says_what_its_rate_is_made_of(videos, tmp_path, capsys):
+    finetune(videos, tmp_path / "model", recipe="base/finetuning", learning_rate=2e-4, lr_reference=256)
+    line = "recipe finetuning: 4 steps of 8 clips, 2 of them to warm up, peak learning rate 6.25e-06 (0.0002 x 8 clips / 256)"
+    assert line in capsys.readouterr().out
+
+
+def test_clips_are_mirrored_unless_names_of_classes_speak_against_it():
+    augmentation = AugmentationArguments()
+    choose_mirroring(augmentation, ["jump", "run"], SINGLE, speaks=False)
+    assert augmentation.horizontal_flip is True
+    augmentation = AugmentationArguments()
+    choose_mirroring(augmentation, ["turn left", "run"], SINGLE, speaks=False)
+    assert augmentation.horizontal_flip is False
+
+
+def test_what_a_person_says_of_mirroring_counts_with_a_warning(capsys):
+    for said, warnings in ((True, 1), (False, 0)):
+        augmentation = AugmentationArguments(horizontal_flip=said)
+        choose_mirroring(augmentation, ["turn left", "turn right", "run"], SINGLE, speaks=True)
+        assert augmentation.horizontal_flip is said
+        assert capsys.readouterr().err.count("warning: clips are mirrored at random, but classes tell left") == warnings
+
+
+def test_class_weights_are_those_of_the_loss(videos, tmp_path):
+    same = {"max_steps": 1, "label_smoothing": 0}
+    plain = finetune(videos, tmp_path / "plain", **same)
+    doubled = finetune(videos, tmp_path / "doubled", class_weights='{"long": 2, "short": 2}', **same)
+    assert losses(doubled) == pytest.approx([2 * loss for loss in losses(plain)], rel=1e-5)
+    balanced = finetune(videos, tmp_path / "balanced", class_weights="balanced", **same)  # as many of one as of the other
+    assert losses(balanced) == pytest.approx(losses(plain), rel=1e-5)
+    assert "| class weights | balanced |" in (balanced / "README.md").read_text()
+
+
+def test_of_a_frozen_backbone_nothing_learns_and_nothing_is_dropped(videos, parent, tmp_path):
+    config = json.loads((parent / "config.json").read_text())
+    changes = {"model_config": None, "model": parent, "freeze_backbone": True, "num_frames": 2, "image_size": 16}
+    still = finetune(videos, tmp_path / "still", **changes)
+    before, after = weights(parent), weights(still)
+    for name in before:
+        assert torch.equal(before[name], after[name]) == (not name.startswith("classifier")), name
+
+    for probability in ("drop_path_rate", "hidden_dropout_prob"):
+        (parent / "config.json").write_text(json.dumps(config | {probability: 0.9}))
+        dropping = finetune(videos, tmp_path / probability, **changes)
+        assert losses(dropping) == losses(still)
+    with pytest.raises(ValueError, match="--drop_path_rate has no effect on a frozen backbone"):
+        finetune(videos, tmp_path / "model", drop_path_rate=0.1, **changes)
+
+
+def test_several_labels_a_video_are_learned(videos, tmp_path):
+    lines = [f"{path},{'clip;' * (i % 2)}{path.parent.name}\n" for i, path in enumerate(sorted(videos.rglob("train/*/*")))]
+    (tmp_path / "list.csv").write_text("".join(lines))
+    several = {"problem_type": "multi_label_classification", "class_weights": "balanced"}
+    output = finetune(tmp_path / "list.csv", tmp_path / "model", validation_fraction=0.25, mixup=0.8, **several)
+    metrics = json.loads((output / "eval_results.json").read_text())
+    assert {"eval_map", "eval_micro_f1"} <= metrics.keys()
+    assert json.loads((output / "trainer_state.json").read_text())["best_metric"] <= 1
+    config = VideoMambaForVideoClassification.from_pretrained(output).config
+    assert config.problem_type == "multi_label_classification"
+    assert config.label2id == {"clip": 0, "long": 1, "short": 2}
+    assert len((output / "validation.csv").read_text().splitlines()) == 2
+    [first, *_] = pipeline("video-classification", model=str(output))(str(videos / "val/long/0.mp4"))
+    assert 0 < first["score"] < 1
+
+
+def test_a_size_is_as_good_as_its_fields(videos):
+    config = VideoMambaConfig(**config_fields("tiny"))
+    assert config.to_dict() == VideoMambaConfig.tiny().to_dict()
 
 
 def test_a_list_of_values_becomes_a_regressor(videos, tmp_path):
@@ -163,9 +261,9 @@ def test_videos_that_are_held_out_are_listed(videos, tmp_path):
 def test_evaluation_loss_is_a_mean_over_readable_videos():
     logits = torch.tensor([[0.5], [2.0], [9.0]])
     labels = torch.tensor([0.0, 1.0, torch.nan])
-    assert classification_loss(ImageClassifierOutput(logits=logits), labels) == (0.25 + 1) / 2
+    assert ClassificationLoss("regression")(ImageClassifierOutput(logits=logits), labels) == (0.25 + 1) / 2
     logits = torch.tensor([[0.0, 0.0], [9.0, -9.0]])
-    loss = classification_loss(ImageClassifierOutput(logits=logits), torch.tensor([1, UNREADABLE_LABEL]))
+    loss = ClassificationLoss()(ImageClassifierOutput(logits=logits), torch.tensor([1, UNREADABLE_LABEL]))
     torch.testing.assert_close(loss, torch.tensor(2.0).log())
 
 
@@ -257,7 +355,7 @@ def test_what_is_wrong_is_said_before_the_first_step(videos, tmp_path):
         finetune(videos, tmp_path / "model", model_config=None)
 
     with pytest.raises(ValueError, match=r"8 videos are too few for a step of 9"):
-        finetune(videos, tmp_path / "few", per_device_train_batch_size=9)
+        finetune(videos, tmp_path / "few", per_device_train_batch_size=9, dataloader_drop_last=True)
 
-    with pytest.raises(ValueError, match=r"values, no classes: --problem_type regression"):
+    with pytest.raises(ValueError, match=r"values, not classes: --problem_type regression"):
         finetune(list_of(videos, tmp_path, [f"{videos}/train/long/0.mp4,0.5"]), tmp_path / "model")

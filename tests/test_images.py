@@ -93,7 +93,7 @@ def test_a_damaged_image_is_an_error_of_value():
     Image.new("RGB", (4, 4)).save(file := io.BytesIO(), "BMP")
     header = bytearray(file.getvalue())
     header[18:26] = (100_000).to_bytes(4, "little") * 2
-    with pytest.raises(ValueError, match="Cannot read the image: Image size"):
+    with pytest.raises(ValueError, match="Cannot read the image of 102 bytes: Image size"):
         read_image(bytes(header))
 
 

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conversion.official_layout import to_official
+from examples.common.losses import ClassificationLoss
 from examples.common.teachers import ClipTeacher, TokenTeacher
-from examples.common.trainer import classification_loss
 from examples.masked_pretraining import MaskedPretrainingTrainer
-from examples.self_distillation import Student, distillation_loss
+from examples.self_distillation import DistillationLoss, Student
 from modeling_videomamba import (
     VideoMambaForImageClassification,
     VideoMambaForPreTraining,
@@ -76,11 +76,11 @@ class TestSelfDistillation:
         tokens = TokenTeacher(teacher, grid=(2, 2))(pixels)
         torch.testing.assert_close(tokens, reference.outputs["teacher_feats"], rtol=1e-4, atol=2e-5)
         outputs = student(pixels, tokens)
-        loss = distillation_loss(outputs, targets)
+        loss = DistillationLoss()(outputs, targets)
         loss.backward()
         torch.testing.assert_close(outputs.logits, reference.outputs["logits"], rtol=0, atol=2e-5)
         torch.testing.assert_close(outputs.distances.mean(), reference.outputs["loss_distill"][0])
-        torch.testing.assert_close(classification_loss(outputs, targets), reference.outputs["loss_cls"][0])
+        torch.testing.assert_close(ClassificationLoss()(outputs, targets), reference.outputs["loss_cls"][0])
         torch.testing.assert_close(loss, reference.outputs["loss"][0])
         head = {"distill_head.0.weight": student.norm.weight.grad}
         head |= {f"distill_head.1.{name}": p.grad for name, p in student.projection.named_parameters()}
@@ -93,7 +93,7 @@ class TestSelfDistillation:
         assert outputs.distances is None
         torch.testing.assert_close(outputs.logits, reference.outputs["logits"], rtol=0, atol=2e-5)
         labels = torch.tensor([1, 4])
-        assert distillation_loss(outputs, labels) == torch.nn.functional.cross_entropy(outputs.logits, labels)
+        assert DistillationLoss()(outputs, labels) == torch.nn.functional.cross_entropy(outputs.logits, labels)
 
 
 class TestMaskedPretraining:

@@ -3,9 +3,12 @@
 import csv
 import json
 import re
+from dataclasses import fields
 from functools import cache
 
 import pytest
+import yaml
+from transformers import TrainingArguments
 
 from conversion.released import NUM_LABELS, TABLE, find_released, load_released
 from examples.common.arguments import (
@@ -77,7 +80,7 @@ EXCEPTIONS |= {f"videomamba-ti-lvu-{task}-f32": {"window_seconds": None} for tas
 EXCEPTIONS |= {f"videomamba-ti-lvu-{task}-f32-trim": {"window_seconds": 60.0} for task in ("like", "view")}
 
 KEYS = """
-    model num_frames image_size drop_path_rate num_labels problem_type?
+    base model num_frames image_size drop_path_rate num_labels problem_type?
     frame_sampling? window_seconds? window_stride? num_clips num_crops merge?
     auto_augment horizontal_flip mixup? cutmix? label_smoothing?
     num_train_epochs warmup_epochs per_device_train_batch_size gradient_accumulation_steps?
@@ -112,6 +115,11 @@ def options(name: str) -> dict:
     told = parse("--recipe", name, "--bf16", "False", "--output_dir", "unused")
     parent = find_released(told["model"])
     return told | {"bf16": read_recipe(name)["bf16"], "size": parent.size, "parent_frames": parent.frames}
+
+
+def keys_of(name: str) -> dict:
+    """What the file itself says, without its base."""
+    return yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def script_of(name: str) -> str:
@@ -282,8 +290,24 @@ class TestReleased:
 class TestFiles:
     @by_name
     def test_keys_are_in_the_same_order(self, name):
-        keys = list(read_recipe(name))
+        keys = list(keys_of(name))
         assert keys == [key.rstrip("?") for key in KEYS.split() if not key.endswith("?") or key.rstrip("?") in keys]
+
+    @by_name
+    def test_it_starts_from_what_all_share(self, name):
+        assert keys_of(name)["base"] == "base/finetuning"
+
+    @pytest.mark.parametrize("base", ["finetuning", "images"])
+    def test_what_all_share_has_every_value_that_the_defaults_have_for_small_data(self, base):
+        """So a default can change without a recipe of the paper changing with it."""
+        kept = {"validation_fraction"}  # where nothing is given to validate on, which the paper's data have
+        ours = {field.name for field in fields(VideoMambaTrainingArguments)} - {
+            field.name for field in fields(TrainingArguments)
+        }
+        ours -= kept | {"recipe", "early_stopping_patience"}
+        changed = {"num_train_epochs", "learning_rate", "weight_decay", "max_grad_norm", "dataloader_drop_last"}
+        wanted = {field.name for field in fields(AugmentationArguments)} | ours | changed
+        assert wanted - {"layer_decay_mode"} <= read_recipe(f"base/{base}").keys()
 
     @by_name
     def test_the_best_model_is_the_most_accurate_or_the_one_of_least_error(self, name):
@@ -294,6 +318,43 @@ class TestFiles:
     @by_name
     def test_views_are_merged_by_name_where_the_reference_does_and_it_matters(self, name):
         assert options(name)["merge"] == ("stem" if "-breakfast-" in name or name.endswith("-trim") else "path")
+
+
+class TestWarmUp:
+    RECIPE = ("--recipe", "videomamba-ti-ssv2-f8", "--bf16", "False", "--output_dir", "unused")  # 5 of 35 epochs
+
+    @pytest.mark.parametrize("epochs", [3, 0.5, 30, 200])
+    def test_it_is_a_tenth_of_the_run(self, epochs):
+        assert parse("--output_dir", "unused", "--num_train_epochs", str(epochs))["warmup_epochs"] == pytest.approx(
+            epochs / 10
+        )
+
+    @pytest.mark.parametrize(("epochs", "warmup"), [(7, 1), (3, 3 / 7), (35, 5), (70, 5)])
+    def test_that_of_a_recipe_shrinks_with_the_run(self, epochs, warmup):
+        assert parse(*self.RECIPE, "--num_train_epochs", str(epochs))["warmup_epochs"] == pytest.approx(warmup)
+
+    def test_what_the_command_line_says_of_it_counts(self):
+        told = parse(*self.RECIPE, "--num_train_epochs", "7", "--warmup_epochs", "6")
+        assert told["warmup_epochs"] == 6
+        with pytest.raises(ValueError, match=r"--warmup_epochs 9 is more than --num_train_epochs 7"):
+            parse(*self.RECIPE, "--num_train_epochs", "7", "--warmup_epochs", "9")
+
+
+class TestDefaults:
+    """Without a recipe they are those of a small data set on one machine."""
+
+    def test_rates_are_taken_as_they_are(self):
+        told = parse("--output_dir", "unused")
+        assert (told["learning_rate"], told["lr_reference"], told["layer_decay"]) == (3e-4, 0, 1)
+
+    def test_augmentation_is_mild(self):
+        told = parse("--output_dir", "unused")
+        off = {"auto_augment": "none", "mixup": 0, "cutmix": 0, "random_erasing": 0, "repeated_augmentation": 1}
+        assert {name: told[name] for name in off} == off
+        assert told["min_crop_area"] >= 0.5
+
+    def test_no_video_is_left_out(self):
+        assert not parse("--output_dir", "unused")["dataloader_drop_last"]
 
 
 class TestCommandLine:

@@ -1,7 +1,8 @@
 """What the scripts can be told, on the command line or in a recipe: a YAML file of the same names.
 
-Defaults are those that the reference's fine-tuning recipes share. `--recipe NAME` reads `examples/recipes/NAME.yaml`; whatever
-else the command line says wins over it.
+Defaults are what a small data set on one machine needs. The paper's values are in the recipes: `--recipe NAME` reads
+`examples/recipes/NAME.yaml`, which may start from another one, its `base`; what recipes of one kind share is in
+`examples/recipes/base`. Whatever else the command line says wins over a recipe.
 """
 
 import argparse
@@ -15,7 +16,8 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from .checks import require_at_least_one
+from .checks import require_at_least_one, require_range
+from .command import OneLineErrors, did_you_mean
 from .masking import MaskType
 from .media_files import Media
 from .optimization import LayerDecayMode
@@ -34,7 +36,10 @@ class BackboneArguments:
         None,
         "what to start from: a directory, an id such as videomamba-m-k400-f16 (the converter lists them), a hub repository",
     )
-    model_config: str | None = _option(None, "without --model: fields of a VideoMambaConfig as JSON, to start from scratch")
+    model_config: str | None = _option(
+        None,
+        "without --model, to start from scratch: a size (tiny, small, middle, base), or fields of a VideoMambaConfig as JSON",
+    )
     num_frames: int | None = _option(None, "frames of a clip, if other than the model's")
     image_size: int | None = _option(None, "height and width in pixels, if other than the model's")
     drop_path_rate: float | None = _option(None, "stochastic depth of the last block")
@@ -43,9 +48,18 @@ class BackboneArguments:
 @dataclass
 class ModelArguments(BackboneArguments):
     num_labels: int | None = _option(None, "size of the head, if the data does not name its labels")
-    problem_type: Literal["single_label_classification", "regression"] = _option(
-        "single_label_classification", "regression: labels are values, the loss is their mean squared error"
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] = _option(
+        "single_label_classification",
+        "multi_label_classification: any number of labels a video, in a list `path,cat;dog`, in a data set a column of lists. "
+        "regression: labels are values, the loss is their mean squared error",
     )
+    class_weights: str | None = _option(
+        None,
+        "what the loss of a class counts. balanced: as much as if all classes were as frequent; or JSON, a list in the order "
+        'of ids or values by name, {"rare": 5}, the others 1. With several labels a video, it is the weight of a label that '
+        "is there against those that are not",
+    )
+    freeze_backbone: bool = _option(False, "train the head alone (linear probe)")
 
 
 @dataclass
@@ -79,6 +93,8 @@ class DataArguments(MediaArguments):
 
     def __post_init__(self) -> None:
         require_at_least_one(self, "num_clips", "num_crops")
+        if self.labels is not None and not Path(self.labels).is_file():
+            raise FileNotFoundError(f"--labels: there is no file {self.labels}.")
 
 
 @dataclass
@@ -91,79 +107,90 @@ class PretrainingDataArguments(MediaArguments):
 @dataclass
 class AugmentationArguments:
     auto_augment: str = _option(
-        "rand-m7-n4-mstd0.5-inc1",
-        "RandAugment or AutoAugment in timm's notation: rand-m9-mstd0.5-inc1, v0; none to turn it off",
+        "none", "RandAugment or AutoAugment in timm's notation: rand-m7-n4-mstd0.5-inc1, v0; none to turn it off"
     )
-    min_crop_area: float = _option(0.08, "smallest part of a frame that a random resized crop takes")
-    horizontal_flip: bool = _option(True, "mirror half of the clips; off where labels tell left from right")
-    random_erasing: float = _option(0.25, "probability of a box of noise")
+    min_crop_area: float = _option(0.5, "smallest part of a frame that a random resized crop takes")
+    horizontal_flip: bool | None = _option(
+        None, "mirror half of the clips (default: unless the names of the classes tell left from right)"
+    )
+    random_erasing: float = _option(0.0, "probability of a box of noise")
     repeated_augmentation: int = _option(
-        2,
+        1,
         "copies of a video or image. A video is read once, augmented so often, and all its clips are in one batch; the copies "
         "of an image are in one step, on different GPUs if there are several, and an epoch goes through so many times fewer "
         "of the images",
     )
-    mixup: float = _option(0.8, "alpha of Mixup, 0: off")
-    cutmix: float = _option(1.0, "alpha of CutMix, 0: off")
+    mixup: float = _option(0.0, "alpha of Mixup, 0: off")
+    cutmix: float = _option(0.0, "alpha of CutMix, 0: off")
     label_smoothing: float = _option(0.1, "probability mass spread over all labels")
 
     def __post_init__(self) -> None:
         require_at_least_one(self, "repeated_augmentation")
-
-
-@dataclass
-class ImageAugmentationArguments(AugmentationArguments):
-    """With the reference's defaults for images."""
-
-    auto_augment: str = "rand-m9-mstd0.5-inc1"
-    repeated_augmentation: int = 3
+        require_range(self, "min_crop_area", 0, 1, excluded=(0,))
+        require_range(self, "random_erasing", 0, 1)
+        require_range(self, "mixup", 0)
+        require_range(self, "cutmix", 0)
+        require_range(self, "label_smoothing", 0, 1, excluded=(1,))
 
 
 @dataclass
 class VideoMambaTrainingArguments(TrainingArguments):
-    """transformers' arguments, and the reference's optimizer and schedule. The defaults are those of fine-tuning."""
+    """transformers' arguments, and the reference's optimizer and schedule."""
 
+    recipe: str | None = _option(None, "name of a recipe in examples/recipes, or path of a YAML file")
     validation_fraction: float = _option(0.1, "part of the training data held out, if there is no validation split")
-    num_train_epochs: float = _option(50.0, "epochs")
-    learning_rate: float = _option(2e-4, "peak learning rate for --lr_reference clips a step")
-    min_learning_rate: float = _option(1e-6, "where the cosine ends, for --lr_reference clips a step")
-    warmup_learning_rate: float = _option(1e-6, "where the warm-up starts, for --lr_reference clips a step")
-    lr_reference: int = _option(256, "learning rates are multiplied by clips in a step / this; 0: taken as they are")
+    num_train_epochs: float = _option(30.0, "epochs")
+    learning_rate: float = _option(3e-4, "peak learning rate")
+    min_learning_rate: float = _option(1e-6, "where the cosine ends")
+    warmup_learning_rate: float = _option(1e-6, "where the warm-up starts")
+    lr_reference: int = _option(
+        0, "0: learning rates are taken as they are; else they are multiplied by clips in a step / this (paper: 256)"
+    )
     lr_scaling: Literal["all", "peak"] = _option("all", "peak: only the peak is multiplied, the two ends of the curve are not")
     lr_schedule: Literal["step", "epoch", "epoch_lag"] = _option(
         "step",
         "step: a rate for every step, the cosine after the warm-up. epoch: a rate for every epoch, on a cosine over all "
         "epochs, of which the warm-up covers the first. epoch_lag: the same, an epoch late, as the reference does for images",
     )
-    warmup_epochs: float = _option(5.0, "epochs of linear warm-up")
+    warmup_epochs: float | None = _option(None, "epochs of linear warm-up (default: a tenth of all)")
     weight_decay: float = _option(0.05, "of matrices, position embeddings excepted")
-    layer_decay: float = _option(0.75, "the learning rate's factor from layer to layer")
+    layer_decay: float = _option(1.0, "the learning rate's factor from layer to layer")
     layer_decay_mode: LayerDecayMode = _option(
         "official", "official: only embeddings learn more slowly, as in the released code. true: every block by its depth"
     )
-    max_grad_norm: float = _option(0.0, "norm to clip gradients at, 0: not clipped")
-    dataloader_drop_last: bool = _option(True, "leave out the last, smaller batch of an epoch")
+    max_grad_norm: float = _option(1.0, "norm to clip gradients at, 0: not clipped")
+    dataloader_drop_last: bool = _option(False, "leave out the last, smaller batch of an epoch")
     dataloader_num_workers: int = _option(2, "processes that decode, for each training process")
     eval_strategy: str = _option("epoch", "when to validate")
     save_strategy: str = _option("epoch", "when to write a checkpoint, from which an interrupted run goes on")
     save_total_limit: int | None = _option(2, "checkpoints kept")
     load_best_model_at_end: bool = _option(True, "end with the best checkpoint")
-    metric_for_best_model: str | None = _option("accuracy", "what the best checkpoint is best at: accuracy, mse, loss")
+    metric_for_best_model: str | None = _option("accuracy", "what the best checkpoint is best at: accuracy, map, mse, loss")
     early_stopping_patience: int | None = _option(None, "stop after so many validations without improvement")
     report_to: str = _option("tensorboard", "where curves go")
     logging_steps: float = _option(10, "optimizer steps between two points of a curve")
     use_cpu: bool = _option(not torch.accelerator.is_available(), "train on the CPU")
     ddp_find_unused_parameters: bool | None = _option(False, "every parameter is used in every step")
     dataloader_pin_memory: bool = _option(torch.cuda.is_available(), "page-locked batches, for a GPU")
+    disable_tqdm: bool = _option(not sys.stderr.isatty(), "lines of text in place of progress bars")
     remove_unused_columns: bool = _option(False, "not ours: the data set gives tensors")
     restore_callback_states_from_checkpoint: bool = _option(True, "an interrupted run keeps the patience of early stopping")
 
     def __post_init__(self) -> None:
+        require_range(self, "num_train_epochs", 0, excluded=(0,))
+        if self.warmup_epochs is None:
+            self.warmup_epochs = self.num_train_epochs / 10
         if self.warmup_epochs > self.num_train_epochs:
             raise ValueError(
                 f"--warmup_epochs {self.warmup_epochs:g} is more than --num_train_epochs {self.num_train_epochs:g}: give a "
                 "smaller number, such as 0."
             )
+        for name in ("warmup_epochs", "warmup_learning_rate", "min_learning_rate", "lr_reference", "weight_decay"):
+            require_range(self, name, 0)
+        require_range(self, "learning_rate", 0, excluded=(0,))
+        require_range(self, "layer_decay", 0, 1, excluded=(0,))
+        require_range(self, "validation_fraction", 0, 1, excluded=(1,))
+        require_at_least_one(self, "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
         ours = {
             "lr_scheduler_type": "--lr_schedule, --warmup_learning_rate, --min_learning_rate",
             "warmup_steps": "--warmup_epochs",
@@ -180,19 +207,6 @@ class VideoMambaTrainingArguments(TrainingArguments):
 
 
 @dataclass
-class ImagePretrainingArguments(VideoMambaTrainingArguments):
-    """With the reference's defaults for ImageNet, distilled or not."""
-
-    num_train_epochs: float = 300.0
-    learning_rate: float = 5e-4
-    min_learning_rate: float = 1e-5
-    lr_reference: int = 512
-    lr_scaling: Literal["all", "peak"] = "peak"
-    lr_schedule: Literal["step", "epoch", "epoch_lag"] = "epoch_lag"
-    layer_decay: float = 1.0
-
-
-@dataclass
 class DistillationArguments:
     teacher: str = _option(
         "",
@@ -205,15 +219,9 @@ class DistillationArguments:
 
 @dataclass
 class MaskedPretrainingArguments(VideoMambaTrainingArguments):
-    """With the reference's defaults for masked pretraining."""
+    """There is nothing to validate on, if nothing is held out."""
 
     validation_fraction: float = 0.0
-    num_train_epochs: float = 801.0
-    learning_rate: float = 1.5e-4
-    min_learning_rate: float = 1e-5
-    warmup_learning_rate: float = 0.0
-    warmup_epochs: float = 40.0
-    layer_decay: float = 1.0
     adam_beta2: float = 0.95
     load_best_model_at_end: bool = False
     metric_for_best_model: str | None = "loss"
@@ -249,47 +257,85 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
     """Shows defaults, and the description as it was written."""
 
 
+class DataclassParser(OneLineErrors, HfArgumentParser):
+    """Whose errors are one line each."""
+
+
 def parse_arguments(
     *classes: type, description: str, argv: list[str] | None = None, in_recipe: tuple[type, ...] | None = None
 ) -> tuple:
     """An instance of each of the `classes`, from a recipe (`--recipe NAME`, or a YAML file alone) and the command line.
 
-    A run goes into runs/RECIPE, if it is not told another place. With `in_recipe`, only fields of these
-    classes are taken from the recipe, and its other keys, which are meant for another script, are left out. Without, every key
-    must be a field of one of the `classes`.
+    A run goes into runs/RECIPE, if it is not told another place. A run that is shorter than its recipe's warms up in
+    proportion. With `in_recipe`, only fields of these classes are taken from the recipe, and its other keys, which are meant
+    for another script, are left out. Without, every key must be a field of one of the `classes`.
 
     Raises:
         FileNotFoundError: if there is no such recipe.
+        ValueError: if the recipe or a value is wrong.
     """
     argv = sys.argv[1:] if argv is None else argv
     if len(argv) == 1 and argv[0].endswith((".yaml", ".yml")):
         argv = ["--recipe", *argv]
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--recipe", help="name of a recipe in examples/recipes, or path of a YAML file")
-    recipe = early.parse_known_args(argv)[0].recipe
-    parser = HfArgumentParser(
+    early = DataclassParser((), add_help=False, allow_abbrev=False)
+    early.add_argument("--recipe", help=VideoMambaTrainingArguments.__dataclass_fields__["recipe"].metadata["help"])
+    recipe = argparse.ArgumentParser.parse_known_args(early, argv)[0].recipe
+    names = {field.name for cls in classes for field in fields(cls)}
+    parser = DataclassParser(
         classes,
         usage="%(prog)s [--recipe NAME] [--option value ...]",
         description=description,
         formatter_class=Help,
-        parents=[early],
+        parents=[] if "recipe" in names else [early],
         allow_abbrev=False,
     )
     values = {"output_dir": f"runs/{Path(recipe).stem}"} | read_recipe(recipe) if recipe else {}
     if in_recipe is not None:
         known = {field.name for cls in in_recipe for field in fields(cls)}
         values = {name: value for name, value in values.items() if name in known}
-    from_recipe = _as_options(values)
-    return parser.parse_args_into_dataclasses(from_recipe + argv, look_for_args_file=False)[: len(classes)]
+    for name in values:
+        if name not in names:
+            raise ValueError(f"The recipe {recipe} has an unknown key, {name}.{did_you_mean(name, names)}")
+    if {"warmup_epochs", "num_train_epochs"} <= values.keys():
+        from_recipe, said = _said(parser, _as_options(values)), _said(parser, argv)
+        if "warmup_epochs" not in said and "num_train_epochs" in said:
+            part_of_recipe = said["num_train_epochs"] / from_recipe["num_train_epochs"]
+            values["warmup_epochs"] = from_recipe["warmup_epochs"] * min(part_of_recipe, 1)
+    try:
+        return parser.parse_args_into_dataclasses(_as_options(values) + argv, look_for_args_file=False)[: len(classes)]
+    except ValueError as error:  # the checks of transformers' own arguments speak to users, too
+        raise ValueError(str(error)) from error
 
 
-def read_recipe(name: str) -> dict:
+def read_recipe(name: str, parents: tuple[Path, ...] = ()) -> dict:
+    """The values of a recipe by name or path, those of its `base`, a name or a path from where the recipe is, included.
+
+    Raises:
+        FileNotFoundError: if there is no such recipe.
+        ValueError: naming the file and, where YAML can tell, the line that is wrong.
+    """
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
+        names = [path.stem for path in RECIPES.glob("*.yaml")]
         raise FileNotFoundError(
-            f"There is no recipe {path}. examples/recipes has {len(list(RECIPES.glob('*.yaml')))} of them."
+            f"There is no recipe {path}.{did_you_mean(name, names)} examples/recipes has {len(names)} of them."
         )
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ValueError(f"{path}, line {mark.line + 1}: this is not YAML, {error.problem}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is not a recipe: expected lines of `option: value`, got {values!r:.50}.")
+    if (base := values.pop("base", None)) is None:
+        return values
+    if path in parents:
+        raise ValueError(f"The recipe {path} is its own base: {' -> '.join(map(str, (*parents, path)))}.")
+    base = str(path.parent / base) if base.endswith((".yaml", ".yml")) else base
+    return read_recipe(base, (*parents, path)) | values
 
 
 def _as_options(recipe: dict) -> list[str]:
@@ -299,3 +345,10 @@ def _as_options(recipe: dict) -> list[str]:
             values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
             options += [f"--{name}", *map(str, values)]
     return options
+
+
+def _said(parser: argparse.ArgumentParser, argv: list[str]) -> dict:
+    """What the command line itself says, without defaults."""
+    unsaid = argparse.Namespace(**{action.dest: argparse.SUPPRESS for action in parser._actions})
+    said = parser.parse_known_args(argv, unsaid)[0]
+    return {name: value for name, value in vars(said).items() if value is not argparse.SUPPRESS}

@@ -9,6 +9,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 METRICS = {  # key in the results -> (type on the hub, name, factor, decimals)
     "accuracy": ("accuracy", "top-1, %", 100, 2),
     "top5_accuracy": ("accuracy", "top-5, %", 100, 2),
+    "map": ("mAP", "mean average precision, %", 100, 2),
+    "micro_f1": ("f1", "micro F1, %", 100, 2),
     "mse": ("mse", "mean squared error", 1, 4),
 }
 NEW_CARD = "---\nlibrary_name: transformers\npipeline_tag: video-classification\n---\n\n# {name}\n"

@@ -18,7 +18,8 @@ from .arguments import (
 from .trainer import VideoMambaTrainer
 
 
-METRIC_NAMES = {"accuracy": "top-1", "top5_accuracy": "top-5", "mse": "mean squared error", "loss": "loss"}
+METRIC_NAMES = {"accuracy": "top-1", "top5_accuracy": "top-5", "map": "mean average precision", "micro_f1": "micro F1"}
+METRIC_NAMES |= {"mse": "mean squared error", "loss": "loss"}
 
 USE = """```python
 from transformers import pipeline
@@ -53,6 +54,10 @@ def write_classification_card(
         f"{flip} horizontal flips, random erasing {augmentation.random_erasing:g}",
         "labels": "values" if config.problem_type == "regression" else mixing,
     }
+    if model_args.class_weights is not None:
+        rows["class weights"] = model_args.class_weights
+    if model_args.freeze_backbone:
+        rows["trained"] = "the head alone"
     if distillation is not None:
         until = (
             f"for {distillation.distillation_epochs:g} epochs" if distillation.distillation_epochs is not None else "all along"

@@ -1,7 +1,10 @@
 """What can be wrong with arguments, said before anything is done."""
 
+import math
 from collections.abc import Collection
 from pathlib import Path
+
+from .command import did_you_mean
 
 
 def require_at_least_one(arguments: object, *names: str) -> None:
@@ -13,6 +16,27 @@ def require_at_least_one(arguments: object, *names: str) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}.")
+
+
+def require_range(arguments: object, name: str, low: float, high: float = math.inf, excluded: tuple[float, ...] = ()) -> None:
+    """
+    Raises:
+        ValueError: naming an argument that is not in `[low, high]`, or one of its ends if that is excluded.
+    """
+    value = getattr(arguments, name)
+    if not low <= value <= high or value in excluded:
+        brackets = "(" if low in excluded else "[", ")" if high in excluded or high == math.inf else "]"
+        raise ValueError(f"--{name} must be in {brackets[0]}{low:g}, {high:g}{brackets[1]}, got {value:g}.")
+
+
+def check_model(name: str, names: Collection[str] = ()) -> None:
+    """
+    Raises:
+        FileNotFoundError: if it is neither one of the names nor a directory, and cannot be a repository on the hub.
+    """
+    is_path = name.count("/") > 1 or name.startswith(("/", ".", "~")) or name.startswith("videomamba-")
+    if is_path and name not in names and not Path(name).is_dir():
+        raise FileNotFoundError(f"There is no model {name}: no such directory or name.{did_you_mean(name, names)}")
 
 
 def check_picture(picture: str, suffixes: Collection[str]) -> None:

@@ -1,5 +1,6 @@
 """What all scripts that train classifiers do before training: data, model and metrics, and what can be wrong with them."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,21 +18,26 @@ from modeling_videomamba import (
 from .arguments import AugmentationArguments, DataArguments, ModelArguments, VideoMambaTrainingArguments
 from .augmentation import training_transform
 from .clips import ClipCollator, EvaluationViews, TrainingClips, UnreadableFiles, require_readable
+from .command import did_you_mean
 from .frame_sampling import FRAME_SAMPLINGS
 from .images import ImageTrainingTransform
+from .label_sets import label_vectors
+from .losses import ClassificationLoss, class_weights_of
 from .media_files import Media
 from .media_lists import cut_into_windows, label_ids, label_values, load_splits, write_list
-from .metrics import as_compute_metrics, metrics_of
+from .metrics import METRIC_NAMES, as_compute_metrics
 from .mixing import ClipMixing
 from .models import start_classifier
 from .settings import compare_settings, settings_of
+from .sides import names_with_sides
 
 
 @dataclass
 class Classification:
-    """What a run starts from: the model, what else its [`VideoMambaTrainer`] takes, and what it must not be continued as."""
+    """What a run starts from: model, loss, what else its [`VideoMambaTrainer`] takes, and what it must not be continued as."""
 
     model: VideoMambaForVideoClassification | VideoMambaForImageClassification
+    loss: ClassificationLoss
     for_trainer: dict
     unreadable: UnreadableFiles
     settings: dict
@@ -51,17 +57,20 @@ def prepare_classification(
         FileNotFoundError, ValueError: for all that can be wrong before the first step.
     """
     source = data_args.data, data_args.media_root, data_args.data_config
-    train, validation, is_held_out = load_splits(*source, args.validation_fraction, args.seed, media)
+    has_several = model_args.problem_type == "multi_label_classification"
+    train, validation, is_held_out = load_splits(*source, args.validation_fraction, args.seed, media, by_class=not has_several)
     if validation is None:
         raise ValueError(f"{data_args.data} has no {media}s to validate on, and --validation_fraction 0 holds none out.")
     output_dir = Path(args.output_dir)
     unreadable = UnreadableFiles(output_dir / "unreadable_files.txt", data_args.strict)
+    is_main = args.process_index == 0
     with args.main_process_first(desc="the model to start from"):
         model = start_classifier(model_args, train, data_args.labels, media)
+        choose_mirroring(augmentation, list(model.config.label2id), model_args.problem_type, is_main)
         output_dir.mkdir(parents=True, exist_ok=True)
         settings = settings_of(model_args, data_args, augmentation, args, *others)
         compare_settings(output_dir / "settings.json", settings)
-        if args.process_index == 0:
+        if is_main:
             unreadable.file.unlink(missing_ok=True)
             if is_held_out:
                 write_list(validation, output_dir / "validation.csv")
@@ -70,13 +79,19 @@ def prepare_classification(
         window = data_args.window_seconds, data_args.window_stride
         train, validation = cut_into_windows(train, *window), cut_into_windows(validation, *window)
     is_regression = model_args.problem_type == "regression"
-    if is_regression and args.metric_for_best_model == "accuracy":
-        args.metric_for_best_model, args.greater_is_better = "mse", False
+    choose_best_metric(args, model_args.problem_type)
     if is_regression:
         labels, validation_labels = label_values(train, "train"), label_values(validation, "validation")
+    elif has_several:
+        labels = label_vectors(train, model.config.label2id, "train")
+        validation_labels = label_vectors(validation, model.config.label2id, "validation")
     else:
         labels = label_ids(train, model.config.label2id, "train")
         validation_labels = label_ids(validation, model.config.label2id, "validation")
+    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    loss = ClassificationLoss(
+        model_args.problem_type, class_weights_of(model_args.class_weights, labels, names, model_args.problem_type)
+    )
     require_readable(train, "training", unreadable)
     require_readable(validation, "validation", unreadable)
 
@@ -91,11 +106,39 @@ def prepare_classification(
         "train_dataset": TrainingClips(train, labels, sampling, num_frames, transform, repeats, args.seed, unreadable),
         "eval_dataset": EvaluationViews(validation, validation_labels, sampling, processor, unreadable),
         "data_collator": ClipCollator(None if is_regression else mixing),
-        "compute_metrics": as_compute_metrics(metrics_of(model_args.problem_type)),
+        "compute_metrics": as_compute_metrics(model_args.problem_type),
         "processing_class": processor,
         "image_copies": augmentation.repeated_augmentation if media == "image" else 1,
     }
-    return Classification(model, for_trainer, unreadable, settings)
+    return Classification(model, loss, for_trainer, unreadable, settings)
+
+
+def choose_best_metric(args: VideoMambaTrainingArguments, problem_type: str) -> None:
+    """Puts the problem's own in place of accuracy, where there is none."""
+    metrics = METRIC_NAMES[problem_type]
+    if args.metric_for_best_model == "accuracy" != metrics[0]:
+        args.metric_for_best_model, args.greater_is_better = metrics[0], problem_type != "regression"
+    name = (args.metric_for_best_model or "loss").removeprefix("eval_")
+    if name not in (*metrics, "loss"):
+        raise ValueError(
+            f"--metric_for_best_model {name}: there is {', '.join(metrics)} and loss.{did_you_mean(name, metrics)}"
+        )
+
+
+def choose_mirroring(augmentation: AugmentationArguments, names: list[str], problem_type: str, speaks: bool) -> None:
+    """Decides `horizontal_flip` where nobody has: clips are mirrored unless the classes' names tell left from right."""
+    sides = [] if problem_type == "regression" else names_with_sides(names)
+    some = ", ".join(sides[:4]) + (", ..." if len(sides) > 4 else "")
+    if augmentation.horizontal_flip is None:
+        augmentation.horizontal_flip = not sides
+        if speaks:
+            why = f"not mirrored, since classes tell left from right: {some}" if sides else "mirrored at random"
+            print(f"clips are {why} (--horizontal_flip)")
+    elif augmentation.horizontal_flip and sides and speaks:
+        print(
+            f"warning: clips are mirrored at random, but classes tell left from right: {some}; --horizontal_flip False",
+            file=sys.stderr,
+        )
 
 
 def transform_of(
@@ -104,6 +147,11 @@ def transform_of(
     """The training transform of clips or images, from uint8 frames `(frames, 3, height, width)`."""
     auto_augment = None if augmentation.auto_augment == "none" else augmentation.auto_augment
     options = (auto_augment, augmentation.min_crop_area, augmentation.horizontal_flip, augmentation.random_erasing)
-    if media == "image":
-        return ImageTrainingTransform(size, *options)
-    return training_transform(size, processor.image_mean, processor.image_std, *options)
+    try:
+        if media == "image":
+            return ImageTrainingTransform(size, *options)
+        return training_transform(size, processor.image_mean, processor.image_std, *options)
+    except (AssertionError, LookupError, ValueError) as error:  # what timm says of a policy that it does not know
+        raise ValueError(
+            f"--auto_augment {auto_augment} is not a policy of timm, such as rand-m9-mstd0.5-inc1 or v0."
+        ) from error

@@ -136,7 +136,7 @@ class TrainingClips(torch.utils.data.Dataset):
     def __init__(
         self,
         videos: Dataset,
-        labels: list[int] | list[float] | None,
+        labels: list[int] | list[float] | list[list[float]] | None,
         sampling: FrameSampling,
         num_frames: int,
         transform: Callable[[Tensor], Tensor],
@@ -190,7 +190,7 @@ class EvaluationViews(torch.utils.data.Dataset):
     def __init__(
         self,
         videos: Dataset,
-        labels: list[int] | list[float],
+        labels: list[int] | list[float] | list[list[float]],
         sampling: FrameSampling,
         processor: VideoMambaVideoProcessor | BaseImageProcessor,
         unreadable: UnreadableFiles,
@@ -217,7 +217,7 @@ class EvaluationViews(torch.utils.data.Dataset):
             crop_size = self.processor.crop_size["height"], self.processor.crop_size["width"]
             frames = torch.zeros(self.num_clips * self.num_frames, 3, *crop_size, dtype=torch.uint8)
         views = self._views_of(frames)
-        return {"pixel_values": views, "labels": label.repeat(len(views))}
+        return {"pixel_values": views, "labels": label.expand(len(views), *label.shape)}
 
     def _shrink(self, frames: Tensor) -> Tensor:
         """Resizes them now: a long video is never in memory at full size, and the processor has nothing left to resize."""
@@ -231,7 +231,8 @@ class EvaluationViews(torch.utils.data.Dataset):
 
 
 class ClipCollator:
-    """Joins the clips of all items into one batch: `pixel_values` `(clips, frames, 3, height, width)`, `labels` `(clips,)`.
+    """Joins the clips of all items into one batch: `pixel_values` `(clips, frames, 3, height, width)`, `labels` `(clips,)`, or
+    `(clips, num_labels)` where a clip may have several.
 
     Images are `(images, 3, height, width)`. With `mixing`, clips of items that have a key are mixed: labels become
     `(clips, num_labels)`.

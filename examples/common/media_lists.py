@@ -12,11 +12,12 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image, Value, Video
+from datasets import ClassLabel, Dataset, Features, Image, List, Value, Video
 
 from modeling_videomamba.video_sources import is_address
 
 from .frame_sampling import lvu_windows
+from .label_sets import label_field
 from .media_files import SUFFIXES, Media, find_files, passed_over, printable, report_passed_over, search_folder
 
 
@@ -38,7 +39,8 @@ def load_media(
     Args:
         data: a folder with one folder a class, or with such folders in `train`, `val` and `test`; a folder with the lists
             `train.csv`, `val.csv` and `test.csv`, or one such list; a directory of `Dataset.save_to_disk`; a hub data set.
-        split: `"train"`, `"val"` or `"test"`. A source without splits is all `"train"`; a single list is every split.
+        split: `"train"`, `"val"` or `"test"`, or `"all"` of a source without splits, which is all `"train"`, too. A single
+            list is every split.
         root: where relative paths in a list start from; by default at the list.
         data_config: configuration of a hub data set.
         media: what is in the files.
@@ -61,7 +63,7 @@ def load_media(
         return read_list(lists[split], root, media, labelled) if split in lists else None
     if folders := _splits_in(path, ""):
         return read_folder(folders[split], media) if split in folders else None
-    return read_folder(path, media) if split == "train" else None
+    return read_folder(path, media) if split in ("train", "all") else None
 
 
 def load_splits(
@@ -72,6 +74,7 @@ def load_splits(
     seed: int,
     media: Media = "video",
     labelled: bool = True,
+    by_class: bool = True,
 ) -> tuple[Dataset, Dataset | None, bool]:
     """What to train on and what to validate on, and whether the latter was held out of the former, not given.
 
@@ -85,7 +88,7 @@ def load_splits(
         return train, validation, False
     if validation_fraction == 0:
         return train, None, False
-    return *hold_out(train, validation_fraction, seed), True
+    return *hold_out(train, validation_fraction, seed, by_class), True
 
 
 def read_class_folders(folder: Path, media: Media = "video") -> Dataset:
@@ -174,23 +177,25 @@ def cut_into_windows(videos: Dataset, length: float, stride: float) -> Dataset:
 
 def write_list(videos: Dataset, path: Path) -> None:
     """Writes a list that [`read_list`] takes, if the videos are files: bytes are left out."""
-    names = label_names(videos)
+    feature = videos.features["label"]
     with path.open("w", encoding="utf-8", newline="") as file:
         for row in videos:
             if isinstance(source := source_of(row), str):
-                label = names[row["label"]] if names and isinstance(row["label"], int) else row["label"]
+                label = label_field(feature, row["label"])
                 duration = [row["duration"]] if "duration" in row else []
                 place = source if is_address(source) else Path(source).absolute()
                 csv.writer(file).writerow([place, label, *duration])
 
 
-def hold_out(videos: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+def hold_out(videos: Dataset, fraction: float, seed: int, by_class: bool = True) -> tuple[Dataset, Dataset]:
     """The videos without, and those of, a random part of every class, or of all if labels are values or there are none.
+
+    Or of all if not `by_class`, as where a video has several labels.
 
     Each class keeps at least one video, and of two or more gives at least one.
     """
     by_label: dict = {}
-    labels = videos["label"] if "label" in videos.column_names else [None] * len(videos)
+    labels = videos["label"] if by_class and "label" in videos.column_names else [None] * len(videos)
     for index, label in enumerate(labels):
         by_label.setdefault(None if isinstance(label, float) else label, []).append(index)
     random = np.random.default_rng(seed)
@@ -205,6 +210,8 @@ def hold_out(videos: Dataset, fraction: float, seed: int) -> tuple[Dataset, Data
 def label_names(videos: Dataset) -> list[str] | None:
     """Names of the classes, in the order of their ids if they have ids; `None` if labels are bare numbers."""
     label = videos.features["label"]
+    if isinstance(label, List):
+        raise ValueError("A video has several labels: --problem_type multi_label_classification learns them.")
     if isinstance(label, ClassLabel):
         return label.names
     return sorted(set(videos["label"])) if label.dtype in ("string", "large_string") else None
@@ -269,8 +276,8 @@ def _pick_split(
     dataset: Dataset | datasets.DatasetDict, split: str, media: Media = "video", labelled: bool = True
 ) -> Dataset | None:
     if isinstance(dataset, datasets.DatasetDict):
-        dataset = next((dataset[name] for name in SPLIT_NAMES[split] if name in dataset), None)
-    elif split != "train":
+        dataset = next((dataset[name] for name in SPLIT_NAMES.get(split, ()) if name in dataset), None)
+    elif split not in ("train", "all"):
         return None
     if dataset is None:
         return None

@@ -20,7 +20,10 @@ class ClipMixing:
         self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
 
     def __call__(self, pixel_values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Clips `(clips, frames, 3, height, width)` and class ids `(clips,)`; labels become `(clips, num_labels)`, fp32."""
+        """Clips `(clips, frames, 3, height, width)` and class ids `(clips,)`; labels become `(clips, num_labels)`, fp32.
+
+        Labels of which a clip has several are `(clips, num_labels)` before, 0 or 1. Smoothing moves each towards 1/2.
+        """
         weight = 1.0
         if self.mixup_alpha or self.cutmix_alpha:
             np.random.rand()  # the reference draws whether to mix at all, and always does
@@ -37,8 +40,10 @@ class ClipMixing:
             else:
                 pixel_values = pixel_values * weight + partners * (1 - weight)
 
-        off = self.label_smoothing / self.num_labels
-        targets = one_hot(labels, self.num_labels) * (1 - self.label_smoothing) + off  # (clips, num_labels)
+        has_several = labels.ndim == 2
+        off = self.label_smoothing / (2 if has_several else self.num_labels)
+        chosen = labels if has_several else one_hot(labels, self.num_labels)  # (clips, num_labels)
+        targets = chosen * (1 - self.label_smoothing) + off
         return pixel_values, targets * weight + targets.flip(0) * (1 - weight)
 
 

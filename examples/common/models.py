@@ -23,13 +23,25 @@ from modeling_videomamba import (
 )
 
 from .arguments import AlignmentArguments, BackboneArguments, ModelArguments
+from .checks import check_model
+from .command import did_you_mean
+from .label_sets import label_set_names, num_label_sets
 from .media_files import Media
 from .media_lists import label_names
 
 
+SIZES = ("tiny", "small", "middle", "base")
+
+
 def locate(model: str) -> str:
-    """A directory or hub repository as it is; a released checkpoint's id becomes the directory of its conversion."""
-    if os.path.isdir(model) or model not in {*load_released(), *ALIASES}:
+    """A directory or hub repository as it is; a released checkpoint's id becomes the directory of its conversion.
+
+    Raises:
+        FileNotFoundError: if it is a path where there is no directory, or nearly the id of a released checkpoint.
+    """
+    released = {*load_released(), *ALIASES}
+    check_model(model, released)
+    if os.path.isdir(model) or model not in released:
         return model
     checkpoint = find_released(model)
     directory = Path(constants.HF_HOME) / "videomamba" / checkpoint.id
@@ -50,13 +62,15 @@ def locate_files(model: str) -> str:
     return snapshot_download(directory, allow_patterns=["*.json", "*.safetensors", "*.txt"])
 
 
-def labels_of(files: Dataset, labels_file: str | None, num_labels: int | None) -> list[str] | None:
+def labels_of(
+    files: Dataset, labels_file: str | None, num_labels: int | None, problem_type: str | None = None
+) -> list[str] | None:
     """Names of the classes by id, from the data or a file; `None` if there are only numbers.
 
     Raises:
         ValueError: if the data names another number of labels than `num_labels`.
     """
-    names = label_names(files)
+    names = label_set_names(files) if problem_type == "multi_label_classification" else label_names(files)
     if names is None and labels_file is not None:
         by_id = load_labels(labels_file, num_labels)
         names = [by_id[i] for i in range(len(by_id))]
@@ -73,19 +87,25 @@ def start_classifier(
     The parent's head is kept if it has the same labels (in whatever order the data names them), or, where the data has bare
     numbers, as many; else a new one is made. Position embeddings are interpolated to the wanted size.
     """
+    if args.freeze_backbone and args.drop_path_rate is not None:
+        raise ValueError("--drop_path_rate has no effect on a frozen backbone.")
+    _check_labels(files, args.problem_type)
     parent, config = parent_of(args)
     overrides = {"problem_type": args.problem_type}
     if args.problem_type == "regression":
         keeps_head = config.num_labels == 1
         overrides |= {} if keeps_head else {"num_labels": 1}
     else:
-        if any(isinstance(label, float) for label in files["label"]):
-            raise ValueError("The labels are values, no classes: --problem_type regression learns to predict them.")
-        names = labels_of(files, labels_file, args.num_labels)
-        num_labels = len(names) if names else args.num_labels or max(files["label"]) + 1
+        has_several = args.problem_type == "multi_label_classification"
+        names = labels_of(files, None, args.num_labels, args.problem_type)
+        in_any_order = names is not None
+        names = names or labels_of(files, labels_file, args.num_labels, args.problem_type)
+        num_labels = (
+            len(names) if names else args.num_labels or (num_label_sets(files) if has_several else max(files["label"]) + 1)
+        )
         own_names = [config.id2label[i] for i in range(config.num_labels)]
         keeps_head = config.num_labels == num_labels and (
-            names is None or names == own_names or (label_names(files) is not None and set(names) == set(own_names))
+            names is None or names == own_names or (in_any_order and set(names) == set(own_names))
         )
         if not keeps_head:
             names = names or [f"LABEL_{i}" for i in range(num_labels)]
@@ -97,7 +117,16 @@ def start_classifier(
         torch.nn.init.trunc_normal_(model.classifier.weight, std=config.initializer_range)
         torch.nn.init.zeros_(model.classifier.bias)
     model.config.label2id = {name: i for i, name in model.config.id2label.items()}  # a config may have one without the other
+    model.base_model.requires_grad_(not args.freeze_backbone)
     return model
+
+
+def _check_labels(files: Dataset, problem_type: str) -> None:
+    if problem_type == "multi_label_classification":
+        return
+    label_names(files)  # raises if there are several
+    if problem_type != "regression" and any(isinstance(label, float) for label in files["label"]):
+        raise ValueError("The labels are values, not classes: --problem_type regression learns to predict them.")
 
 
 def start_pretraining_model(
@@ -121,9 +150,33 @@ def parent_of(args: BackboneArguments) -> tuple[str | None, VideoMambaConfig]:
     if (args.model is None) == (args.model_config is None):
         raise ValueError("Give either --model, what to start from, or --model_config, to start from scratch.")
     if args.model is None:
-        return None, VideoMambaConfig(**json.loads(args.model_config))
+        return None, VideoMambaConfig(**config_fields(args.model_config))
     parent = locate(args.model)
     return parent, VideoMambaConfig.from_pretrained(parent)
+
+
+def config_fields(model_config: str) -> dict:
+    """The fields of a [`VideoMambaConfig`] that `--model_config` says: those of a size, or JSON.
+
+    Raises:
+        ValueError: if it is neither, or names a field that there is not.
+    """
+    if model_config in SIZES:
+        return getattr(VideoMambaConfig, model_config)().to_diff_dict()
+    try:
+        fields = json.loads(model_config)
+    except ValueError as error:
+        raise ValueError(
+            f"--model_config is a size ({', '.join(SIZES)}) or JSON such as '{{\"hidden_size\": 192}}', got {model_config!r}"
+            f"{f': {error}' if '{' in model_config else f'.{did_you_mean(model_config, SIZES)}'}"
+        ) from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"--model_config: expected fields of a VideoMambaConfig and their values, got {model_config}.")
+    known = VideoMambaConfig().to_dict().keys() | {"num_labels"}
+    for name in fields:
+        if name not in known:
+            raise ValueError(f"--model_config: a VideoMambaConfig has no field {name}.{did_you_mean(name, known)}")
+    return fields
 
 
 def _start(
@@ -143,7 +196,7 @@ def _start(
         sizes = {"num_frames": args.num_frames, "image_size": args.image_size}
         overrides |= {name: size for name, size in sizes.items() if size is not None}
         overrides |= {"num_frames": None} if is_image else {}
-        return model_class(VideoMambaConfig(**(json.loads(args.model_config) | overrides)))
+        return model_class(VideoMambaConfig(**(config_fields(args.model_config) | overrides)))
     if is_image and config.num_frames is not None:
         raise ValueError(f"{args.model} is a model of videos, but the data are images.")
     if not is_image and config.num_frames is None:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, CLIPVisionModelWithProjection, PreTrainedModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from .checks import check_model
+
 
 class ClipImageTower(CLIPVisionModelWithProjection):
     """The half of a CLIP model that looks at images; loaded from a whole one, it does not report that the other is left."""
@@ -22,6 +24,7 @@ def load_clip(name: str, dtype: torch.dtype = torch.float32) -> ClipImageTower:
     Raises:
         ValueError: if it is no CLIP, or has no projection into the space that images share with texts.
     """
+    check_model(name)
     config = AutoConfig.from_pretrained(name)
     if config.model_type not in ("clip", "clip_vision_model"):
         raise ValueError(f"The teacher must be a CLIP model, {name} is a {config.model_type}.")

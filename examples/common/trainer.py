@@ -1,17 +1,16 @@
 """The Trainer of all scripts: the reference's optimizer, schedule and classification loss, all else transformers'."""
 
 import json
+import math
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer
-from transformers.modeling_outputs import ImageClassifierOutput
+from transformers import ProgressCallback, Trainer
 
-from .clips import UNREADABLE_LABEL, EpochOfClips
+from .clips import EpochOfClips
 from .optimization import epoch_cosine, parameter_groups, parameter_settings, scale_learning_rate, warmup_cosine
 from .repeated_augmentation import RepeatedAugmentationSampler
 
@@ -25,15 +24,32 @@ class VideoMambaTrainer(Trainer):
     def __init__(self, *args, image_copies: int = 1, **kwargs):
         if kwargs["args"].n_gpu > 1:
             raise ValueError("For several GPUs, start the script with `accelerate launch` or `torchrun`.")
-        super().__init__(*args, **kwargs)
+        try:
+            super().__init__(*args, **kwargs)
+        except ValueError as error:  # of an argument: its checks speak to users
+            raise ValueError(str(error)) from error
         self.image_copies = image_copies
         self.settings = self.parameter_settings()  # before FSDP flattens the parameters, which hides that some are vectors
         self.add_callback(EpochOfClips(self.train_dataset))
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(WipedProgress())
+        parts = [part for part in self.model.children() if any(True for _ in part.parameters())]
+        self.frozen = [part for part in parts if not any(parameter.requires_grad for parameter in part.parameters())]
 
     def parameter_settings(self) -> dict[str, tuple[float, float]]:
         """The factor on the learning rate and the weight decay of every parameter that trains, by name."""
         args = self.args
         return parameter_settings(self.model, args.weight_decay, args.layer_decay, args.layer_decay_mode)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        args = self.args
+        if args.max_steps > 0:
+            return args.max_steps
+        batches = self.items_per_epoch / (args.train_batch_size * args.world_size)
+        batches = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
+        return math.ceil(args.num_train_epochs * math.ceil(batches / args.gradient_accumulation_steps))
 
     @property
     def clips_per_step(self) -> int:
@@ -96,40 +112,25 @@ class VideoMambaTrainer(Trainer):
         return self.lr_scheduler
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> Tensor | tuple:
-        """As in transformers, but a mean over its own clips for each batch of an evaluation."""
+        """As in transformers, but a mean over its own clips for each batch of an evaluation.
+
+        What does not train drops nothing, neither paths nor units.
+        """
+        for part in self.frozen:
+            part.eval()
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch if model.training else None)
 
     def create_model_card(self, *args, **kwargs) -> None:
         """Left to the script, whose card knows the data and the schedule; `push_to_hub` would write another over it."""
 
 
-def classification_loss(
-    outputs: ImageClassifierOutput, labels: Tensor, num_items_in_batch: Tensor | int | None = None
-) -> Tensor:
-    """The mean of [`classification_losses`] over clips, see [`mean_over_clips`]."""
-    return mean_over_clips(classification_losses(outputs.logits, labels), labels, num_items_in_batch)
+class WipedProgress(ProgressCallback):
+    """Bars of which nothing is left when they are full, those of an evaluation on its own either."""
 
-
-def classification_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """One loss a clip, `(clips,)`; 0 for a clip that could not be read.
-
-    Cross-entropy with class ids `(clips,)` or mixed labels `(clips, num_labels)`; squared error for one value a clip.
-    """
-    if labels.ndim == 1 and labels.is_floating_point():
-        return F.mse_loss(logits[:, 0].float(), labels, reduction="none").nan_to_num()
-    return F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=UNREADABLE_LABEL)
-
-
-def mean_over_clips(losses: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    """The mean of losses `(clips,)` over the clips that could be read.
-
-    In training, whose batch may be in parts, `num_items_in_batch` counts the elements of all labels.
-    """
-    if num_items_in_batch is not None:
-        return losses.sum() / (num_items_in_batch / labels[0].numel())
-    is_value = labels.ndim == 1 and labels.is_floating_point()
-    readable = ~labels.isnan() if is_value else (labels != UNREADABLE_LABEL).view(len(labels), -1)[:, 0]
-    return losses.sum() / readable.sum().clamp(min=1)
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs) -> None:
+        super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)
+        if self.prediction_bar is not None:
+            self.prediction_bar.leave = False
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:

@@ -25,12 +25,10 @@ LOSSES = ("contrastive_loss", "matching_loss", "masked_language_loss", "alignmen
 
 @dataclass
 class VideoTextTrainingArguments(VideoMambaTrainingArguments):
-    """With what the reference's runs on videos and texts have in common."""
+    """Nothing is held out, and the last model is kept."""
 
     validation_fraction: float = 0.0
-    warmup_learning_rate: float = 0.0
-    lr_reference: int = 0
-    layer_decay: float = 1.0
+    dataloader_drop_last: bool = True  # the losses compare the pairs of a step, and would have few to compare in the last
     load_best_model_at_end: bool = False
     metric_for_best_model: str | None = "loss"
     ddp_find_unused_parameters: bool | None = field(

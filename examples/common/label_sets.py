@@ -1,0 +1,88 @@
+"""Several labels a video: read from a table of videos, as vectors of 0 and 1.
+
+In a list they are one field, `path,cat;dog`, of names or of ids, and a field without any is empty. In a `datasets` data set
+the column `label` has lists: of names, of ids (`ClassLabel` or integers), or, if all are as long as there are labels and have
+bool or float values, of one value a label.
+"""
+
+from datasets import ClassLabel, Dataset, List, Value
+
+
+SEPARATOR = ";"
+
+
+def label_set_names(videos: Dataset) -> list[str] | None:
+    """The names of all labels, in the order of their ids if they have ids; `None` if labels are bare numbers."""
+    feature = _element(videos)
+    if isinstance(feature, ClassLabel):
+        return feature.names
+    if _is_vector(feature):
+        return None
+    labels = {label for labels in _lists(videos) for label in labels}
+    return None if all(isinstance(label, int) for label in labels) else sorted(map(str, labels))
+
+
+def num_label_sets(videos: Dataset) -> int:
+    """How many labels there are, where they are bare numbers."""
+    if _is_vector(_element(videos)):
+        return len(videos[0]["label"])
+    return 1 + max((label for labels in _lists(videos) for label in labels), default=0)
+
+
+def label_vectors(videos: Dataset, label2id: dict[str, int], where: str) -> list[list[float]]:
+    """For every video a 1 for each of its labels among those of the model's head, else a 0: `(videos, num_labels)`.
+
+    Raises:
+        ValueError: naming a label that the head does not have.
+    """
+    feature, names = _element(videos), label_set_names(videos)
+    vectors = []
+    for labels in videos["label"] if _is_vector(feature) else _lists(videos):
+        if _is_vector(feature):
+            if len(labels) != len(label2id) or not set(map(float, labels)) <= {0.0, 1.0}:
+                raise ValueError(f"{where}: expected {len(label2id)} values of 0 or 1 for each video, got {labels}.")
+            vectors.append([float(label) for label in labels])
+            continue
+        vector = [0.0] * len(label2id)
+        for label in labels:
+            name = names[label] if isinstance(feature, ClassLabel) else str(label)
+            place = label2id.get(name, -1) if names is not None else label
+            if place not in range(len(label2id)):
+                head = ", ".join(list(label2id)[:5])
+                raise ValueError(f"{where} has the label {name!r}, which the model's head does not have. It has {head}, ...")
+            vector[place] = 1.0
+        vectors.append(vector)
+    return vectors
+
+
+def label_field(feature: object, label: object) -> str | int | float:
+    """What a list says of a video: its label, by name if it has one, or all of its labels, joined."""
+    element = feature.feature if isinstance(feature, List) else feature
+    labels = label if isinstance(label, list) else [label]
+    if isinstance(feature, List) and _is_vector(element):
+        labels = [i for i, is_there in enumerate(labels) if is_there]
+    if isinstance(element, ClassLabel):
+        labels = [element.names[i] for i in labels]
+    return SEPARATOR.join(map(str, labels)) if isinstance(feature, List) else labels[0]
+
+
+def _element(videos: Dataset) -> object:
+    """The feature of one label."""
+    feature = videos.features["label"]
+    return feature.feature if isinstance(feature, List) else feature
+
+
+def _is_vector(feature: object) -> bool:
+    return isinstance(feature, Value) and feature.dtype in ("bool", "float16", "float32", "float64")
+
+
+def _lists(videos: Dataset) -> list[list[int] | list[str]]:
+    """The labels of every video: numbers, if all of a list's labels are."""
+    columns = list(videos["label"])
+    if isinstance(videos.features["label"], List):
+        return [labels or [] for labels in columns]
+    if all(isinstance(label, int) for label in columns):
+        return [[label] for label in columns]
+    fields = [[part for text in str(label).split(SEPARATOR) if (part := text.strip())] for label in columns]
+    is_number = all(part.isascii() and part.isdigit() for parts in fields for part in parts)
+    return [[int(part) for part in parts] for parts in fields] if is_number else fields
