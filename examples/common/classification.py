@@ -75,8 +75,8 @@ def prepare_classification(
     if is_regression:
         labels, validation_labels = label_values(train, "train"), label_values(validation, "validation")
     else:
-        labels = label_ids(train, model.config.label2id, "train")
-        validation_labels = label_ids(validation, model.config.label2id, "validation")
+        labels = label_ids(train, model.config.id2label, "train")
+        validation_labels = label_ids(validation, model.config.id2label, "validation")
     require_readable(train, "training", unreadable)
     require_readable(validation, "validation", unreadable)
 

@@ -23,7 +23,7 @@ from modeling_videomamba import (
 
 from .arguments import AlignmentArguments, BackboneArguments, ModelArguments
 from .media_files import Media
-from .media_lists import label_names
+from .media_lists import count_classes, label_names
 
 
 def locate(model: str) -> str:
@@ -80,7 +80,7 @@ def start_classifier(
         if any(isinstance(label, float) for label in files["label"]):
             raise ValueError("The labels are values, no classes: --problem_type regression learns to predict them.")
         names = labels_of(files, labels_file, args.num_labels)
-        num_labels = len(names) if names else args.num_labels or max(files["label"]) + 1
+        num_labels = len(names) if names else count_classes(files, args.num_labels)
         own_names = [config.id2label[i] for i in range(config.num_labels)]
         keeps_head = config.num_labels == num_labels and (
             names is None or names == own_names or (label_names(files) is not None and set(names) == set(own_names))
