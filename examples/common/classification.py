@@ -24,6 +24,7 @@ from .media_lists import cut_into_windows, label_ids, label_values, load_splits,
 from .metrics import as_compute_metrics, metrics_of
 from .mixing import ClipMixing
 from .models import start_classifier
+from .outputs import hold
 from .settings import compare_settings, settings_of
 
 
@@ -62,6 +63,7 @@ def prepare_classification(
         settings = settings_of(model_args, data_args, augmentation, args, *others)
         compare_settings(output_dir / "settings.json", settings)
         if args.process_index == 0:
+            hold(output_dir)
             unreadable.file.unlink(missing_ok=True)
             if is_held_out:
                 write_list(validation, output_dir / "validation.csv")

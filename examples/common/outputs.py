@@ -67,7 +67,7 @@ def check_held(directory: str | Path) -> None:
     place = os.path.abspath(directory)
     if place in _held and not _is_there(place):
         raise FileNotFoundError(
-            f"{directory} was removed or replaced while this run was writing to it, so results are missing. Start the run again."
+            f"{directory} was removed or replaced while this run was writing to it: results are missing. Start the run again."
         )
 
 
