@@ -93,6 +93,6 @@ def is_unicode(text: str) -> bool:
 
 
 def shorten(value: object) -> str:
-    """The value as Python writes it, cut to what an error has room for."""
+    """The value as Python writes it, cut to what an error has room for: the beginning and the end."""
     text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    return text if len(text) <= 200 else f"{text[:98]}...{text[-98:]}"

@@ -48,7 +48,7 @@ from examples.common.checks import require_at_least_one
 from examples.common.inference import classify_views, fingerprint_of, load_classifier, reason_of
 from examples.common.media_files import find_files, printable
 from examples.common.media_lists import read_list
-from examples.common.outputs import check_held, hold, release, written_whole
+from examples.common.outputs import check_held, hold, release, replacing
 from examples.common.score_files import add_row, open_part, read_parts
 from examples.common.settings import check_settings
 from modeling_videomamba import VideoMambaConfig, scan_report
@@ -163,7 +163,7 @@ def write_predictions(file: Path, videos: list[str], answers: dict[str, dict], e
     if lost := [video for video in videos if video not in answers and video not in errors]:
         raise ValueError(f"{file.parent} has no answer for {len(lost)} videos, such as {lost[0]}: start again.")
     rows = [{"video": video, "error": None} | answers.get(video, errors.get(video)) for video in videos]
-    with written_whole(file) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as table:
+    with replacing(file) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as table:
         writer = csv.DictWriter(table, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
         writer.writerow({name: cell(name) for name in writer.fieldnames})
         writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)

@@ -37,7 +37,7 @@ from examples.common.captions import PROTOCOLS, CaptionedFile, CaptionTokenizer,
 from examples.common.checks import require_at_least_one
 from examples.common.clips import UnreadableFiles
 from examples.common.models import locate
-from examples.common.outputs import check_held, hold, release, written_whole
+from examples.common.outputs import check_held, hold, release, replacing
 from examples.common.retrieval import (
     RetrievalClips,
     encode_texts,
@@ -122,9 +122,9 @@ def write_results(
 ) -> None:
     names = {"videos": json.dumps(videos), "texts": json.dumps(texts)}
     check_held(output_dir)
-    with written_whole(output_dir / "scores.safetensors") as file:
+    with replacing(output_dir / "scores.safetensors") as file:
         file.write_bytes(to_safetensors({name: matrix.contiguous() for name, matrix in scores.items()}, names))
-    with written_whole(output_dir / "metrics.json") as file:
+    with replacing(output_dir / "metrics.json") as file:
         file.write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
 
 

@@ -43,7 +43,7 @@ from examples.common.inference import classify_views, fingerprint_of, load_class
 from examples.common.media_lists import cut_into_windows, label_ids, label_names, label_values, load_media
 from examples.common.metrics import metrics_of
 from examples.common.models import labels_of
-from examples.common.outputs import check_held, hold, release, written_whole
+from examples.common.outputs import check_held, hold, release, replacing
 from examples.common.score_files import add_row, fingerprint, open_part, read_parts
 from examples.common.settings import check_settings
 from examples.common.views import group, list_samples, merge
@@ -133,7 +133,7 @@ def write_results(
     table["prediction"] = [row["scores"][0] if is_regression else names[row["scores"].argmax()] for row in rows]
     if not is_regression:
         table["label"] = [names[label] for label in table["label"]]
-    with written_whole(output_dir / "scores.parquet") as file:
+    with replacing(output_dir / "scores.parquet") as file:
         Dataset.from_dict(table).to_parquet(file)
 
     videos = merge(rows, settings["merge"])
@@ -141,15 +141,15 @@ def write_results(
     merged_scores = np.stack([video["scores"] for video in videos])  # (videos, labels)
     if not is_regression:
         figure = draw_confusion_matrix(labels, merged_scores.argmax(axis=1).tolist(), names)
-        with written_whole(output_dir / "confusion_matrix.png") as file:
+        with replacing(output_dir / "confusion_matrix.png") as file:
             figure.savefig(file, dpi=100)
     results = metrics_of(model.config.problem_type)(merged_scores, np.array(labels))
     results["num_videos"], results["num_samples"], results["num_labels"] = len(videos), len(rows), len(names)
     results["unreadable_videos"] = sorted({samples[i]["video"] for i in failed if i not in scored})
     results |= settings
-    with written_whole(output_dir / "card_block.md") as file:
+    with replacing(output_dir / "card_block.md") as file:
         results_card(results, Path(settings["model"]).resolve().name).save(file)
-    with written_whole(output_dir / "results.json") as file:
+    with replacing(output_dir / "results.json") as file:
         file.write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
     return results
 

@@ -181,7 +181,7 @@ class TestLists:
         assert row["video"] == str(tmp_path / "a.mp4")
 
     def test_none_of_the_videos_exists(self, load, tmp_path):
-        message = f"None of the 2 videos in {tmp_path}/list.csv exists, the first is nowhere/a.mp4.* --media_root"
+        message = f"None of the 2 videos in {tmp_path}/list.csv exists, the first is 'nowhere/a.mp4'.* --media_root"
         with pytest.raises(FileNotFoundError, match=message):
             load("a.mp4,1", "b.mp4,0", root="nowhere")
 
@@ -219,6 +219,10 @@ class TestLists:
         videos = load("frames/1 30 5", "frames/2 40 6")
         assert rows_of(videos, tmp_path) == [("frames/1", 5), ("frames/2", 6)]
 
+    @pytest.mark.parametrize("path", ["x" * 5000, "x\x07y", "http://h/" + "x" * 5000])
+    def test_a_path_that_no_file_can_have_is_a_missing_one(self, load, path):
+        assert load("a.mp4,1,9", f"{path},0,9")["label"][:] == [1, 0]
+
     def test_lists_of_splits(self, tmp_path):
         make_files(tmp_path, "a.mp4", "b.mp4")
         (tmp_path / "train.csv").write_text("a.mp4,0")
@@ -249,16 +253,16 @@ class TestLists:
             (["a.mp4,cat", f"b.mp4,{'d' * 200_000}"], 2, "not CSV .*field larger than field limit"),
             (["a.mp4,cat", "b.mp4;dog"], 2, "expected `path label`"),
             (["a.mp4,cat", "b.mp4\tdog"], 2, "expected `path label`"),
-            (["a.mp4 cat", "b.mp4,dog"], 2, "expected a path and a label, separated by spaces or a tab"),
-            (["a.mp4 cat", "my b.mp4;dog"], 2, "expected a path and a label, separated by spaces or a tab"),
-            (["a.mp4 cat", "my b.mp4,dog"], 2, "expected a path and a label, separated by spaces or a tab"),
-            (["a.mp4;1", "b.mp4;2"], 1, "expected a path and a label, separated by .* by commas"),
+            (["a.mp4 cat", "b.mp4,dog"], 2, "expected `path label`"),
+            (["a.mp4 cat", "my b.mp4;dog"], 2, "the label holds the name of a file"),
+            (["a.mp4 cat", "my b.mp4,dog"], 2, "the label holds the name of a file"),
+            (["one, two.mp4 cat"], 1, "the label holds the name of a file"),
+            (["a.mp4;1", "b.mp4;2"], 1, "expected `path label`"),
             (["a.mp4,1", ",2"], 2, "there is no path"),
-            (["a.mp4,1,9", "b.mp4,,9"], 2, "there is no label"),
             (["a.mp4,1.5", "b.mp4,nan"], 2, "the label 'nan' is not finite"),
             (["a.mp4,1.5", "b.mp4,-1e400"], 2, "the label '-1e400' is not finite"),
             (["a.mp4,1", f"b.mp4,{10**30}"], 2, "the label '10+' is .* larger"),
-            (["a.mp4,1", f"b.mp4,{'1' * 5000}"], 2, r"the label '1+\.\.\. is not finite"),
+            (["a.mp4,1", f"b.mp4,{'1' * 5000}"], 2, r"the label '1+\.\.\.1+' is not finite"),
             (["a.mp4,1", "b.mp4,\0"], 2, "holds a null character"),
         ],
     )
@@ -338,6 +342,10 @@ class TestListsWithoutLabels:
     @pytest.mark.parametrize("comment", ["# my videos, all of them", "#", "  # old ones", "#gone.mp4"])
     def test_comments_are_left_out(self, load, comment):
         assert load(comment, "a.mp4", comment, "#1.mp4") == ["a.mp4", "#1.mp4"]
+
+    @pytest.mark.parametrize("separator", [",", " ", "\t"])
+    def test_a_file_is_no_comment_with_a_label_either(self, load, separator):
+        assert load(f"a.mp4{separator}run", f"#1.mp4{separator}run", f"#2.mp4{separator}run") == ["a.mp4", "#1.mp4"]
 
     @pytest.mark.parametrize("header", ["path", "Video", "path,label", "path label"])
     def test_a_header_is_left_out(self, load, header):
@@ -483,6 +491,13 @@ class TestLabels:
     def test_only_some_of_many_are_named(self):
         with pytest.raises(ValueError, match="does not have: 2, 3, 4, 5, 6, .... It has walk, run"):
             label_ids(self.of(list(range(100))), {0: "walk", 1: "run"}, "train")
+
+    @pytest.mark.parametrize("lines", ["a.mp4,0\nb.mp4,", "a.mp4,run\nb.mp4,,\n", "a.mp4,run,9\nb.mp4,,9\n"])
+    def test_the_line_of_a_missing_label_is_named(self, tmp_path, lines):
+        make_files(tmp_path, "a.mp4")
+        (tmp_path / "list.txt").write_text(lines)
+        with pytest.raises(ValueError, match=f"train has videos without a label, the first in {tmp_path}/list.txt, line 2"):
+            label_ids(read_list(tmp_path / "list.txt"), {0: "0", 1: "run"}, "train")
 
     def test_the_line_of_a_stranger_is_named(self, tmp_path):
         make_files(tmp_path, "a.mp4")

@@ -7,6 +7,7 @@ A list is one of
 where `path` may stand for `video` or `image`: the suffix then tells which. The path of a video may be an http(s) address.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,10 +75,10 @@ def load_captions(source: str | Path, media_root: str | None = None) -> list[Cap
         files[path] = before._replace(captions=before.captions + _captions(row, where))
     if not files:
         raise ValueError(f"The list {source} is empty.")
-    if not any(is_address(path) or Path(path).exists() for path in files):
+    if not any(is_address(path) or os.path.exists(path) for path in files):
         raise FileNotFoundError(
-            f"None of the {len(files)} files in {source} exists, the first is {next(iter(files))}. Relative paths start from "
-            f"{root}: say otherwise with --media_root."
+            f"None of the {len(files)} files in {source} exists, the first is {shorten(next(iter(files)))}. "
+            f"Relative paths start from {root}: say otherwise with --media_root."
         )
     return list(files.values())
 

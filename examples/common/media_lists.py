@@ -8,6 +8,7 @@ trained.
 import csv
 import math
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from modeling_videomamba.video_sources import is_address
 
 from .frame_sampling import lvu_windows
 from .media_files import SUFFIXES, Media, find_files
-from .outputs import written_whole
+from .outputs import replacing
 
 
 HEADERS = {"label", "labels", "class", "class_id", "category"}  # what the second field of a header says
@@ -138,7 +139,7 @@ def read_list(path: Path, root: str | None = None, media: Media = "video", label
     if not rows:
         raise ValueError(f"The list {path} is empty.")
 
-    has_frame_folders = any(len(fields) == 3 and (start / fields[0]).is_dir() for _, fields in rows)
+    has_frame_folders = any(len(fields) == 3 and os.path.isdir(start / fields[0]) for _, fields in rows)
     columns = {media: [], "label": [], "duration": [], "listed": [where for where, _ in rows]}
     for where, fields in rows:
         if len(fields) == 1 and not labelled:
@@ -148,8 +149,11 @@ def read_list(path: Path, root: str | None = None, media: Media = "video", label
             raise ValueError(f"{where}: expected {form}, separated by commas, tabs or spaces, got {shorten(fields)}.")
         if not fields[0]:
             raise ValueError(f"{where}: there is no path before the label: {shorten(fields)}.")
+        if labelled and any(Path(part).suffix.lower() in SUFFIXES[media] for part in re.split(r"[,;\s]+", fields[-1])):
+            form = "a path with spaces needs commas or tabs before the label, one with commas needs quotes"
+            raise ValueError(f"{where}: the label holds the name of a file: {shorten(fields)}. In lists, {form}.")
         file = start / fields[0]
-        is_frame_folder = len(fields) == 3 and (file.is_dir() or (has_frame_folders and not file.exists()))
+        is_frame_folder = len(fields) == 3 and (os.path.isdir(file) or (has_frame_folders and not os.path.exists(file)))
         columns[media].append(fields[0] if is_address(fields[0]) else str(file))
         columns["label"].append(fields[2] if is_frame_folder else fields[1])
         has_duration = len(fields) == 3 and not is_frame_folder
@@ -164,8 +168,8 @@ def read_list(path: Path, root: str | None = None, media: Media = "video", label
     missing = [file for file in columns[media] if not is_address(file) and not os.path.exists(file)]
     if len(missing) == len(rows):
         raise FileNotFoundError(
-            f"None of the {len(rows)} {media}s in {path} exists, the first is {missing[0]}. Relative paths start from "
-            f"{start}: say otherwise with --media_root."
+            f"None of the {len(rows)} {media}s in {path} exists, the first is {shorten(missing[0])}. "
+            f"Relative paths start from {start}: say otherwise with --media_root."
         )
     return Dataset.from_dict(columns)
 
@@ -185,7 +189,7 @@ def cut_into_windows(videos: Dataset, length: float, stride: float) -> Dataset:
 def write_list(videos: Dataset, path: Path) -> None:
     """Writes a list that [`read_list`] takes, if the videos are files: bytes are left out."""
     names = label_names(videos)
-    with written_whole(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         for row in videos:
             if isinstance(source := source_of(row), str):
                 label = names[row["label"]] if names and isinstance(row["label"], int) else row["label"]
@@ -217,7 +221,7 @@ def label_names(videos: Dataset) -> list[str] | None:
     label = videos.features["label"]
     if isinstance(label, ClassLabel):
         return label.names
-    return sorted(set(videos["label"])) if label.dtype in ("string", "large_string") else None
+    return sorted(set(videos["label"]) - {None, ""}) if label.dtype in ("string", "large_string") else None
 
 
 def count_classes(videos: Dataset, num_labels: int | None = None) -> int:
@@ -253,8 +257,9 @@ def label_ids(videos: Dataset, id2label: dict[int, str], where: str) -> list[int
     """
     names = label_names(videos)
     labels = list(videos["label"])
-    if None in labels or (names is not None and -1 in labels):
-        raise ValueError(f"{where} has videos without a label.")
+    for index, label in enumerate(labels):
+        if label in (None, "") or (names is not None and label == -1):
+            raise ValueError(f"{where} has videos without a label, the first in {_origin(videos, index)}.")
     if names is None:
         known: dict = {float(i): i for i in id2label}
     else:
@@ -359,28 +364,28 @@ def _rows_of(path: Path, root: Path, media: Media, labelled: bool) -> list[tuple
     """The fields of all lines of a list, without its header, each after the words that say where it is."""
     lines = [(where, line.strip()) for where, line in read_lines(path)]
     if not labelled:
-        lines = [(where, line) for where, line in lines if not line.startswith("#") or os.path.exists(root / line)]
+        lines = [(where, line) for where, line in lines if not _is_comment(line, root, media)]
         if lines and lines[0][1].lower() in ("path", media):
             lines = lines[1:]
     if not lines:
         return []
-
-    def split(where: str, line: str) -> list[str]:
-        if by_commas:
-            return _split_at_commas(line, where)
-        fields = _split_at_spaces(line, root, media)
-        if "\t" not in line and any(separator in fields[-1] for separator in ",;"):
-            form = "a path and a label, separated by spaces or a tab, or in every line by commas"
-            raise ValueError(f"{where}: expected {form}, got {shorten(line)}.")
-        return fields
 
     first = lines[0][1]
     by_commas = "," in first and "\t" not in first
     names = first.split(",") if by_commas else _split_at_spaces(first, root, media)
     has_header = len(names) > 1 and names[1].strip(' "').lower() in HEADERS
     if labelled or has_header:
-        return [(where, split(where, line)) for where, line in lines[has_header:]]
+        return [
+            (where, _split_at_commas(line, where) if by_commas else _split_at_spaces(line, root, media))
+            for where, line in lines[has_header:]
+        ]
     return [(where, _path_and_more(line, where, root, media)) for where, line in lines]
+
+
+def _is_comment(line: str, root: Path, media: Media) -> bool:
+    """Whether a line begins with `#`, which is not the name of a file there."""
+    names = line, line.split(",")[0], _split_at_spaces(line, root, media)[0]
+    return line.startswith("#") and not any(os.path.exists(root / name) for name in names)
 
 
 def _path_and_more(line: str, where: str, root: Path, media: Media) -> list[str]:
@@ -398,9 +403,9 @@ def _path_and_more(line: str, where: str, root: Path, media: Media) -> list[str]
 
 
 def _split_at_commas(line: str, where: str) -> list[str]:
-    """Fields of a line of CSV, without empty ones at its end, which spreadsheets add to short lines."""
+    """Fields of a line of CSV, without empty ones after the second, which spreadsheets add to short lines."""
     fields = split_csv(line, where)
-    while len(fields) > 1 and not fields[-1]:
+    while len(fields) > 2 and not fields[-1]:
         fields.pop()
     return fields
 
@@ -430,14 +435,11 @@ def _duration(text: str, where: str) -> float:
 
 
 def _numbers(labels: list[str], listed: list[str]) -> list[int] | list[float] | list[str]:
-    """All labels as whole numbers, else all as numbers, else all as they are.
+    """All labels as whole numbers, else all as numbers, else all as they are, as if one is missing.
 
     Raises:
-        ValueError: for a label that is missing, or is a number that no computer counts with.
+        ValueError: for a number that no computer counts with.
     """
-    for label, where in zip(labels, listed):
-        if not label:
-            raise ValueError(f"{where}: there is no label after the path.")
     if any("_" in label for label in labels):  # which Python takes for numbers: 1_0 is 10
         return labels
     for number in (int, float):

@@ -98,8 +98,8 @@ def held(directory: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def written_whole(file: Path) -> Iterator[Path]:
-    """Gives the place for a new version of the file, which takes the file's own place in the end, if nothing failed.
+def replacing(file: Path) -> Iterator[Path]:
+    """Where to write a new version of the file, which takes the place of the old one when it is whole, or never.
 
     Raises:
         OSError: naming the file, if it cannot be written.
@@ -109,7 +109,7 @@ def written_whole(file: Path) -> Iterator[Path]:
         yield unfinished
         unfinished.replace(file)
     except OSError as error:
-        raise OSError(f"Cannot write {file}: {error.strerror or error}.") from error
+        raise OSError(error.errno, error.strerror or str(error), str(file)) from error
     finally:
         with suppress(OSError):
             unfinished.unlink()

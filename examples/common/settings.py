@@ -7,7 +7,7 @@ from pathlib import Path
 from conversion.text_files import parse_json, read_text
 
 from .arguments import MediaArguments, VideoMambaTrainingArguments
-from .outputs import written_whole
+from .outputs import replacing
 
 
 CHOSEN = {
@@ -43,7 +43,7 @@ def check_settings(file: Path, settings: dict, notes: dict | None = None) -> Non
         ValueError: naming the settings that differ.
     """
     if not file.exists():
-        with written_whole(file) as unfinished:
+        with replacing(file) as unfinished:
             unfinished.write_text(json.dumps((notes or {}) | settings, indent=2), encoding="utf-8")
     compare_settings(file, settings)
 

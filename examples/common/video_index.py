@@ -21,7 +21,7 @@ from torch import Tensor
 
 from conversion.text_files import parse_json, read_text
 
-from .outputs import check_held, written_whole
+from .outputs import check_held, replacing
 from .score_files import fingerprint
 
 
@@ -151,12 +151,12 @@ class VideoIndex:
         if self.waiting:
             names, stamps, vectors = zip(*self.waiting)
             shard = 1 + max((video.get("shard", -1) for video in self.videos.values()), default=-1)
-            with written_whole(self._file(shard)) as unfinished:
+            with replacing(self._file(shard)) as unfinished:
                 unfinished.write_bytes(to_safetensors({"frames": torch.stack(vectors)}))
             self.videos |= {name: s | {"shard": shard, "row": row} for row, (name, s) in enumerate(zip(names, stamps))}
             self.waiting = []
         content = {name: getattr(self, name) for name in ("folder", "model", "model_fingerprint", "videos")}
-        with written_whole(self.directory / "index.json") as unfinished:
+        with replacing(self.directory / "index.json") as unfinished:
             unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
         self._remove_unused_shards()
 
