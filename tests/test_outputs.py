@@ -7,15 +7,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+from examples import finetune_video_classification
 from examples.common import outputs
 from examples.common.media_files import printable
 from examples.common.outputs import LOCK, check_held, held, hold, release, replacing
+from examples.common.trainer import VideoMambaTrainer
 
-from .training_runs import ROOT
+from .conftest import render_noise
+from .training_runs import ROOT, options
 
 
 HOLD = """
@@ -98,6 +102,52 @@ class TestHolding:
         with held(tmp_path / "out"):
             check_held(tmp_path / "out")
         assert "without locks: let only one run write to it" in capsys.readouterr().err
+
+
+class TestTraining:
+    """Of the scripts that train, each holds its output directory; what they share is tested with one of them."""
+
+    @pytest.fixture
+    def videos(self, tmp_path) -> Path:
+        for name in ("train/a/0.gif", "train/b/1.gif", "val/a/2.gif"):
+            (tmp_path / "videos" / name).parent.mkdir(parents=True)
+            render_noise(tmp_path / "videos" / name, seed=int(name[-5]), num_frames=4)
+        return tmp_path / "videos"
+
+    def train(self, *args, **changed) -> None:
+        small = {"per_device_train_batch_size": 1, "repeated_augmentation": 1, "num_train_epochs": 1, "warmup_epochs": 0}
+        finetune_video_classification.main(options(*args, **(small | changed)))
+
+    def test_into_the_directory_of_another_run_is_refused(self, videos, tmp_path):
+        (tmp_path / "out").mkdir()
+        with FileLock(tmp_path / "out" / LOCK), pytest.raises(BlockingIOError, match="out is in use: another run"):
+            self.train(videos, tmp_path / "out")
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
+
+    def test_into_a_directory_that_vanishes_is_no_success(self, videos, tmp_path, monkeypatch):
+        saved = VideoMambaTrainer.save_model
+
+        def remove_and_save(*args, **kwargs):
+            shutil.rmtree(tmp_path / "out")
+            saved(*args, **kwargs)
+
+        monkeypatch.setattr(VideoMambaTrainer, "save_model", remove_and_save)
+        with pytest.raises(FileNotFoundError, match="out was removed or replaced while this run was writing to it"):
+            self.train(videos, tmp_path / "out", save_strategy="no", load_best_model_at_end=False)
+
+    def test_leaves_the_directory_free(self, videos, tmp_path):
+        self.train(videos, tmp_path / "out", save_strategy="no", load_best_model_at_end=False)
+        assert (tmp_path / "out/model.safetensors").exists()
+        assert not (tmp_path / "out" / LOCK).exists()
+
+    @pytest.mark.parametrize("labels", [["0", "1", "10000000000"], ["0", "1", "-1"]])
+    def test_with_a_label_that_is_no_class_is_refused_by_its_line(self, videos, tmp_path, labels):
+        """Before a head of that size is made."""
+        lines = [f"{file} {label}" for file, label in zip(sorted(videos.rglob("*.gif")), labels)]
+        (tmp_path / "list.txt").write_text("\n".join(lines))
+        with pytest.raises(ValueError, match=f"{tmp_path}/list.txt, line 3: .*class id"):
+            self.train(tmp_path / "list.txt", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
 
 class TestWriting:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -16,6 +17,7 @@ from transformers import AutoTokenizer, BertTokenizer
 
 from conversion.converter import processor_for
 from examples import evaluate_retrieval
+from examples.common import outputs
 from examples.common.captions import CaptionedFile, CaptionTokenizer, clean_caption, load_captions
 from examples.common.clips import UnreadableFiles
 from examples.common.retrieval import (
@@ -491,6 +493,39 @@ class TestTheScript:
             run(directory, data, tmp_path / "strict", "--strict", media_root=videos)
         with pytest.raises(ValueError, match="None of the videos could be read"):
             run(directory, write_list(tmp_path / "list.json", rows[1:2]), tmp_path / "none")
+
+    def test_whatever_a_video_makes_the_reader_raise_is_named_and_does_not_count(
+        self, directory, videos, tmp_path, monkeypatch
+    ):
+        def raise_or_read(file, *args):
+            if file.path.endswith("1.gif"):
+                raise IndexError("list index out of range")
+            return read_middle_frames(file, *args)
+
+        monkeypatch.setattr("examples.common.retrieval.read_middle_frames", raise_or_read)
+        results = run(directory, videos / "list.json", tmp_path / "out")
+        assert results["unreadable_videos"] == [f"{videos}/1.gif"]
+        assert results["num_videos"] == 3
+
+    def test_the_directory_is_that_of_one_run(self, directory, videos, tmp_path, monkeypatch):
+        monkeypatch.setattr(outputs, "PATIENCE", 0)
+        (tmp_path / "out").mkdir()
+        with FileLock(tmp_path / "out" / outputs.LOCK), pytest.raises(BlockingIOError, match="out is in use: another run"):
+            run(directory, videos / "list.json", tmp_path / "out")
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [outputs.LOCK]
+
+    @pytest.mark.parametrize("is_made_again", [False, True])
+    def test_the_directory_may_not_vanish_during_the_run(self, directory, videos, tmp_path, monkeypatch, is_made_again):
+        def remove(*args):
+            shutil.rmtree(tmp_path / "out")
+            if is_made_again:
+                (tmp_path / "out").mkdir()
+            return score_pairs(*args)
+
+        monkeypatch.setattr(evaluate_retrieval, "score_pairs", remove)
+        with pytest.raises(FileNotFoundError, match="out was removed or replaced while this run was writing to it"):
+            run(directory, videos / "list.json", tmp_path / "out")
+        assert not list(tmp_path.glob("out/*.*"))
 
     def test_a_model_that_is_none_of_videos_and_texts(self, videos, tmp_path):
         with pytest.raises(ValueError, match=r"classifier is no model of videos and texts"):
