@@ -1,12 +1,11 @@
 """Label names of the data sets that released checkpoints were trained on, or of a file."""
 
-import json
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from conversion.text_files import parse_json, read_text, shorten
 
 
 # data set -> its file in the hub's data set huggingface/label-files
@@ -25,12 +24,11 @@ def load_labels(source: str, num_labels: int | None = None) -> dict[int, str]:
 
     Args:
         source: a key of `LABEL_FILES`, looked up on the hub (offline: in torchvision, which lacks Something-Something);
-            "breakfast"; or a file, JSON (a list, or an object from id to name) or text with one name a line.
+            "breakfast"; or a file, JSON (a list, or an object from id to name) or text with one name a line, each once.
         num_labels: how many there must be, if that is known.
 
     Raises:
-        ValueError: if there is no such file or it is not a label file, it names two classes alike, the hub is out of reach, or
-            the number of names is wrong.
+        ValueError: if there is no such file, its content or the number of names is wrong, or the hub is out of reach.
     """
     if source == "breakfast":
         names = dict(enumerate(BREAKFAST))
@@ -38,54 +36,53 @@ def load_labels(source: str, num_labels: int | None = None) -> dict[int, str]:
         names = _data_set_labels(source)
     elif Path(source).is_file():
         names = _read_file(Path(source))
-        _check_distinct(Path(source), names)
     else:
         raise ValueError(f"No such label file: {source}. Give a file, or one of: {', '.join(LABEL_FILES)}, breakfast.")
-    if num_labels is None:
-        num_labels = len(names)
-    if missing := set(range(num_labels)) ^ names.keys():
-        few = ", ".join(map(str, sorted(missing)[:5]))
-        raise ValueError(
-            f"{source} names {len(names)} labels, {num_labels} are wanted: no match for {few}"
-            f"{', ...' if len(missing) > 5 else ''}."
-        )
+    num_labels = len(names) if num_labels is None else num_labels
+    missing = sorted(set(range(len(names))) - names.keys())  # of as many ids as there are names: the others are too large
+    if missing or num_labels != len(names):
+        few = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        wrong = f"has no name for {few}" if missing else f"names {len(names)} labels, {num_labels} are wanted"
+        raise ValueError(f"{source} {wrong}.")
     return names
 
 
 def _read_file(path: Path) -> dict[int, str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        names = json.loads(text, object_pairs_hook=_without_repeats) if path.suffix == ".json" else text.strip().splitlines()
-        if not isinstance(names, dict | list):
-            raise TypeError(f"it is a {type(names).__name__}")
-        names = {int(i): name for i, name in (names.items() if isinstance(names, dict) else enumerate(names))}
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not a label file, neither a list of names nor an object from id to name: {error}"
-        ) from error
-    if not all(isinstance(name, str) for name in names.values()):
-        raise ValueError(f"{path} is not a label file: not every name is a string.")
+    """The names in a person's file. (Those on the hub may repeat: ImageNet has two cranes.)"""
+    places: dict[str, str] = {}
+    names = {}
+    for i, (where, name) in _parse_file(path).items():
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"{where}: expected the name of a label, got {shorten(name)}.")
+        if name in places:
+            raise ValueError(f"{where}: the label {name!r} is there already, in {places[name]}. Give each its own name.")
+        places[name] = where
+        names[i] = name
     return names
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if repeated := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
-        raise ValueError(f"the id {repeated[0]} is there twice")
-    return dict(pairs)
-
-
-def _check_distinct(path: Path, names: dict[int, str]) -> None:
-    """Of a file of one's own: the data sets' lists have classes of one name, as ImageNet's two cranes."""
-    ids: dict[str, int] = {}
-    for i, name in names.items():
-        if (first := ids.setdefault(name, i)) != i:
-            raise ValueError(f"{path} names two classes {name!r}, {first} and {i}: give each a name of its own.")
+def _parse_file(path: Path) -> dict[int, tuple[str, object]]:
+    """By id, where a name is and what is there."""
+    if path.suffix != ".json":
+        lines = read_text(path).rstrip().split("\n")
+        return {i: (f"{path}, line {i + 1}", line.strip()) for i, line in enumerate(lines)}
+    content = parse_json(read_text(path), str(path))
+    if isinstance(content, list):
+        return {i: (f"{path}, item {i + 1}", name) for i, name in enumerate(content)}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a list of names or an object from id to name, got {shorten(content)}.")
+    names = {}
+    for key, name in content.items():
+        if not (key.isascii() and key.isdigit() and len(key) < 10) or int(key) in names:
+            raise ValueError(f"{path}, item {key!r}: expected a class id, 0 or more and each once, before the name.")
+        names[int(key)] = f"{path}, item {key!r}", name
+    return names
 
 
 def _data_set_labels(data_set: str) -> dict[int, str]:
     try:
         path = hf_hub_download("huggingface/label-files", LABEL_FILES[data_set], repo_type="dataset")
-        return _read_file(Path(path))
+        return {i: name for i, (_, name) in _parse_file(Path(path)).items()}
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         from torchvision.models import ResNet50_Weights
         from torchvision.models.video import MViT_V2_S_Weights

@@ -6,11 +6,16 @@
 The videos are those of a folder, at whatever depth, or of a list with a path or http(s) address in each line. The result is
 predictions.csv: the videos in their order, each once, with its five likeliest labels and their scores, the mean over
 `num_clips` times `num_crops` views; of a regressor, or where labels do not exclude each other, with the score of every label.
-What cannot be read has the reason in the column `error`. A file name that is no UTF-8 is escaped.
+What cannot be read has the reason in the column `error`.
+
+Texts in the table are for people and spreadsheets: control characters and what is not UTF-8 in a file name are escaped, and
+a text that a spreadsheet would take for a formula, which begins with =, +, - or @, has an apostrophe before it. Scores are
+numbers. The names as they are, with the same answers, are in the files part-0.jsonl and so on.
 
 Every video is written down as soon as it is classified. Started again, on however many processes, the run leaves out what is
 done, and tries again what could not be read; the folder or list may have grown. The processes share the videos out before the
-first and wait for each other after the last; in between they know nothing of each other.
+first and wait for each other after the last; in between they know nothing of each other. A second run on the same directory
+is refused while the first one lasts.
 """
 
 import csv
@@ -44,14 +49,16 @@ from transformers.utils import logging
 
 from examples.common.arguments import DataclassParser, Help
 from examples.common.checks import require_at_least_one
-from examples.common.inference import classify_views, fingerprint_of, load_classifier
+from examples.common.inference import classify_views, fingerprint_of, load_classifier, reason_of
 from examples.common.media_files import printable, search_folder
 from examples.common.media_lists import read_list
+from examples.common.outputs import check_held, hold, release, replacing
 from examples.common.score_files import add_row, open_part, read_parts
 from examples.common.settings import check_settings
 from modeling_videomamba import VideoMambaConfig, scan_report
 
 
+FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # a tab or a line end before them is escaped
 MOST_WAITING = 4  # batches of clips that wait for others of their shape
 
 
@@ -106,8 +113,8 @@ class VideosToDo(torch.utils.data.Dataset):
         video = self.videos[i]
         try:
             return video, self.read_views(video)["pixel_values"]
-        except (ValueError, OSError) as error:
-            return video, str(error)
+        except Exception as error:  # of whatever type: no file may end the run
+            return video, reason_of(error, video)
 
 
 def readable(items: Iterable[tuple[str, Tensor | str]], errors: TextIO) -> Iterator[tuple[str, Tensor]]:
@@ -145,27 +152,29 @@ def columns_of(scores: Tensor, config: VideoMambaConfig) -> dict[str, str | floa
 
 
 def cell(value: str | float | None) -> str | None:
-    """A value as the table shows it."""
-    return f"{value:.6g}" if isinstance(value, float) else value and printable(value)
+    """A value as the table shows it: numbers stay numbers, and texts are never formulas."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = printable(value or "")
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 def write_predictions(file: Path, videos: list[str], answers: dict[str, dict], errors: dict[str, dict]) -> None:
     """Writes the result, whole or not at all."""
+    check_held(file.parent)
     if lost := [video for video in videos if video not in answers and video not in errors]:
         raise ValueError(f"{file.parent} has no answer for {len(lost)} videos, such as {lost[0]}: start again.")
     rows = [{"video": video, "error": None} | answers.get(video, errors.get(video)) for video in videos]
-    unfinished = file.with_suffix(".tmp")
-    with unfinished.open("w", encoding="utf-8", newline="") as table:
+    with replacing(file) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as table:
         writer = csv.DictWriter(table, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-        writer.writeheader()
+        writer.writerow({name: cell(name) for name in writer.fieldnames})
         writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
-    unfinished.replace(file)
 
 
 def make_plan(args: BulkArguments, output_dir: Path, settings: dict) -> tuple[list[str], list[str]]:
     """All videos, and those that are to be done."""
     videos = list_videos(args.videos, args.media_root)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    hold(output_dir)
     check_settings(output_dir / "settings.json", settings, {"model": args.model})
     for file in output_dir.glob("errors-*.jsonl"):
         file.unlink()  # they are tried again
@@ -225,9 +234,11 @@ def classify_share(args: BulkArguments) -> None:
             names, clips = zip(*batch)
             try:
                 scores = classify_views(model, processor, torch.cat(clips), num_views, args.batch_size, args.bf16)
-            except ValueError as error:  # frames of a size that patches do not cover
+            except torch.AcceleratorError:  # from here on, nothing works
+                raise
+            except Exception as error:  # such as frames of a size that patches do not cover, or too large for the memory
                 for video in names:
-                    add_row(errors, {"video": video, "error": str(error)})
+                    add_row(errors, {"video": video, "error": reason_of(error, video)})
                 continue
             for video, scores_of_video in zip(names, scores):
                 add_row(answers, {"video": video} | columns_of(scores_of_video, model.config))
@@ -238,7 +249,9 @@ def classify_share(args: BulkArguments) -> None:
         failed = read_parts(output_dir, "video", "errors")
         write_predictions(output_dir / "predictions.csv", videos, read_parts(output_dir, "video"), failed)
         print(f"{len(to_do)} videos in {seconds:.1f} s, {len(to_do) / seconds:.2f} a second")
-        print(f"{len(failed)} of {len(videos)} could not be classified; everything is in {output_dir / 'predictions.csv'}")
+        table = printable(str(output_dir / "predictions.csv"))
+        print(f"{len(failed)} of {len(videos)} could not be classified; everything is in {table}")
+        release(output_dir)
     state.destroy_process_group()
 
 

@@ -30,7 +30,7 @@ from examples.common.command import run_command
 
 # isort: split
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as to_safetensors
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer
@@ -41,6 +41,7 @@ from examples.common.captions import PROTOCOLS, CaptionedFile, CaptionTokenizer,
 from examples.common.checks import require_at_least_one
 from examples.common.clips import UnreadableFiles
 from examples.common.models import locate
+from examples.common.outputs import check_held, hold, release, replacing
 from examples.common.retrieval import (
     RetrievalClips,
     encode_texts,
@@ -124,8 +125,11 @@ def write_results(
     output_dir: Path, videos: list[str], texts: list[str], scores: dict[str, torch.Tensor], results: dict
 ) -> None:
     names = {"videos": json.dumps(videos), "texts": json.dumps(texts)}
-    save_file({name: matrix.contiguous() for name, matrix in scores.items()}, output_dir / "scores.safetensors", names)
-    (output_dir / "metrics.json").write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
+    check_held(output_dir)
+    with replacing(output_dir / "scores.safetensors") as file:
+        file.write_bytes(to_safetensors({name: matrix.contiguous() for name, matrix in scores.items()}, names))
+    with replacing(output_dir / "metrics.json") as file:
+        file.write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -141,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     model.to(args.device)
 
     output_dir = Path(args.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    hold(output_dir)
     unreadable = UnreadableFiles(output_dir / "unreadable_files.txt", args.strict)
     unreadable.file.unlink(missing_ok=True)  # they are tried again
     image_size = model.config.vision_config.image_size
@@ -174,6 +178,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{len(files)} videos, {len(texts)} texts; everything is in {output_dir}")
     if names := counts["unreadable_videos"]:
         print(f"{len(names)} video(s) could not be read and do not count, see {unreadable.file}")
+    release(output_dir)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ training started from: the one to evaluate is always given with --model.
 
 The output directory, which all processes share, gets scores.parquet, results.json, confusion_matrix.png and card_block.md, a
 block for a model card. Every video is written down as soon as it is scored: an interrupted evaluation that is started again
-goes on where it was, with however many processes.
+goes on where it was, with however many processes. A second evaluation on the same directory is refused while it lasts.
 """
 
 import json
@@ -31,7 +31,7 @@ import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -48,6 +48,7 @@ from examples.common.label_sets import label_vectors
 from examples.common.media_lists import cut_into_windows, label_ids, label_names, label_values, load_media
 from examples.common.metrics import metrics_of
 from examples.common.models import labels_of
+from examples.common.outputs import check_held, hold, release, replacing
 from examples.common.score_files import add_row, fingerprint, open_part, read_parts
 from examples.common.settings import check_settings
 from examples.common.views import group, list_samples, merge
@@ -116,10 +117,17 @@ def write_results(
     output_dir: Path,
     samples: list[dict],
     scored: dict[int, dict],
+    failed: dict[int, dict],
     model: VideoMambaForVideoClassification,
     settings: dict,
 ) -> dict:
-    """Merges the samples, writes all files but the model's own card, and returns what is in results.json."""
+    """Merges the samples, writes all files but the model's own card, and returns what is in results.json.
+
+    `scored` and `failed` are by place in `samples`.
+    """
+    check_held(output_dir)
+    if lost := [sample["video"] for i, sample in enumerate(samples) if i not in scored and i not in failed]:
+        raise ValueError(f"{output_dir} has no scores of {len(lost)} videos, such as {lost[0]}: start again.")
     is_regression = model.config.problem_type == "regression"
     has_several = model.config.problem_type == "multi_label_classification"
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
@@ -135,20 +143,24 @@ def write_results(
         table["prediction"] = [row["scores"][0] if is_regression else names[row["scores"].argmax()] for row in rows]
     if not is_regression and not has_several:
         table["label"] = [names[label] for label in table["label"]]
-    Dataset.from_dict(table).to_parquet(output_dir / "scores.parquet")
+    with replacing(output_dir / "scores.parquet") as file:
+        Dataset.from_dict(table).to_parquet(file)
 
     videos = merge(rows, settings["merge"])
     labels = [video["label"] for video in videos]
     merged_scores = np.stack([video["scores"] for video in videos])  # (videos, labels)
     if not is_regression and not has_several:
         figure = draw_confusion_matrix(labels, merged_scores.argmax(axis=1).tolist(), names)
-        figure.savefig(output_dir / "confusion_matrix.png", dpi=100)
+        with replacing(output_dir / "confusion_matrix.png") as file:
+            figure.savefig(file, dpi=100)
     results = metrics_of(model.config.problem_type)(merged_scores, np.array(labels))
     results["num_videos"], results["num_samples"], results["num_labels"] = len(videos), len(rows), len(names)
-    results["unreadable_videos"] = sorted({sample["video"] for i, sample in enumerate(samples) if i not in scored})
+    results["unreadable_videos"] = sorted({samples[i]["video"] for i in failed if i not in scored})
     results |= settings
-    results_card(results, Path(settings["model"]).resolve().name).save(output_dir / "card_block.md")
-    (output_dir / "results.json").write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
+    with replacing(output_dir / "card_block.md") as file:
+        results_card(results, Path(settings["model"]).resolve().name).save(file)
+    with replacing(output_dir / "results.json") as file:
+        file.write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
     return results
 
 
@@ -174,8 +186,9 @@ def main(argv: list[str] | None = None) -> None:
     else:
         if data_args.labels and label_names(videos) is None:
             names = labels_of(videos, data_args.labels, model.config.num_labels)
-            videos = videos.cast_column("label", ClassLabel(names=names))
-        labels = label_ids(videos, {name: i for i, name in model.config.id2label.items()}, split)
+            named = [names[i] for i in label_ids(videos, dict(enumerate(names)), split)]
+            videos = videos.remove_columns("label").add_column("label", named)
+        labels = label_ids(videos, model.config.id2label, split)
     samples = list_samples(videos, labels)
     group(samples, data_args.merge)  # an error now, rather than in the end
 
@@ -199,10 +212,12 @@ def main(argv: list[str] | None = None) -> None:
     output_dir = Path(args.output_dir)
     unreadable = UnreadableFiles(output_dir / "unreadable_files.txt", data_args.strict)
     with state.main_process_first():
-        output_dir.mkdir(parents=True, exist_ok=True)
+        if state.is_main_process:
+            hold(output_dir)
         check_settings(output_dir / "settings.json", settings, {"model": args.model})
         if state.is_main_process:
-            unreadable.file.unlink(missing_ok=True)  # they are tried again
+            for file in (unreadable.file, *output_dir.glob("errors-*.jsonl")):
+                file.unlink(missing_ok=True)  # they are tried again
     done = read_parts(output_dir, "index")
     state.wait_for_everyone()  # nobody writes before all have read
 
@@ -227,18 +242,33 @@ def main(argv: list[str] | None = None) -> None:
     say_when_interrupted(": the same command goes on from here")
     hidden = None if state.is_main_process else True  # None: out of a terminal
     progress = tqdm(total=len(samples), initial=len(done), unit="video", disable=hidden)
-    with progress, open_part(output_dir / f"part-{state.process_index}.jsonl") as part:
+    with (
+        progress,
+        open_part(output_dir / f"part-{state.process_index}.jsonl") as part,
+        open_part(output_dir / f"errors-{state.process_index}.jsonl") as errors,
+    ):
         for index, views in loader:
-            if views is not None:
-                [scores] = classify_views(model, processor, views, len(views), args.batch_size, args.bf16)
-                add_row(part, {"index": index, "video": samples[index]["video"], "scores": scores.tolist()})
+            row = {"index": index, "video": samples[index]["video"]}
+            scores = None
+            try:
+                if views is not None:
+                    [scores] = classify_views(model, processor, views, len(views), args.batch_size, args.bf16)
+            except torch.AcceleratorError:  # from here on, nothing works
+                raise
+            except Exception as error:  # such as frames of a size that patches do not cover, or too large for the memory
+                unreadable.add(row["video"], error)
+            if scores is None:
+                add_row(errors, row)
+            else:
+                add_row(part, row | {"scores": scores.tolist()})
             progress.update(min(state.num_processes, progress.total - progress.n))  # the others are about as far
 
     state.wait_for_everyone()
     if state.is_main_process:
         dataset_name = args.dataset_name or Path(data_args.data).resolve().name
         settings = {"model": args.model} | settings | {"merge": data_args.merge, "dataset_name": dataset_name}
-        results = write_results(output_dir, samples, read_parts(output_dir, "index"), model, settings)
+        scored, failed = read_parts(output_dir, "index"), read_parts(output_dir, "index", "errors")
+        results = write_results(output_dir, samples, scored, failed, model, settings)
         if args.update_card:
             update_card(Path(args.model) / "README.md", results)
         for name in ("accuracy", "top5_accuracy", "map", "micro_f1"):
@@ -249,6 +279,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{results['num_videos']} videos; everything is in {output_dir}")
         if names := results["unreadable_videos"]:
             print(f"{len(names)} video(s) could not be read and do not count, see {unreadable.file}")
+        release(output_dir)
     state.destroy_process_group()
 
 

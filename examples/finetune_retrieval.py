@@ -29,6 +29,7 @@ from examples.common.arguments import BackboneArguments, parse_arguments
 from examples.common.captions import load_captions
 from examples.common.clips import UnreadableFiles
 from examples.common.models import locate
+from examples.common.outputs import hold
 from examples.common.run import finish, save_and_validate, train
 from examples.common.settings import compare_settings, settings_of
 from examples.common.video_text import (
@@ -101,6 +102,7 @@ def main(argv: list[str] | None = None) -> None:
         model, parent = start_model(model_args)
         output_dir.mkdir(parents=True, exist_ok=True)
         if args.process_index == 0:
+            hold(output_dir)
             unreadable.file.unlink(missing_ok=True)
     if data_args.pure_bf16:
         model.to(torch.bfloat16)

@@ -39,6 +39,7 @@ from examples.common.frame_sampling import FRAME_SAMPLINGS
 from examples.common.masking import mask_patches
 from examples.common.media_lists import cut_into_windows, load_splits
 from examples.common.models import start_pretraining_model
+from examples.common.outputs import hold
 from examples.common.run import finish, save_and_validate, train
 from examples.common.settings import compare_settings, settings_of
 from examples.common.teachers import ClipTeacher, load_clip
@@ -81,6 +82,7 @@ def main(argv: list[str] | None = None) -> None:
         model = start_pretraining_model(model_args, alignment, clip.config.projection_dim)
         output_dir.mkdir(parents=True, exist_ok=True)
         if args.process_index == 0:
+            hold(output_dir)
             unreadable.file.unlink(missing_ok=True)
     config = model.config
     if config.tubelet_size != 1:

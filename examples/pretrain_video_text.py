@@ -34,6 +34,7 @@ from examples.common.captions import load_captions
 from examples.common.clips import UnreadableFiles
 from examples.common.masking import mask_patches
 from examples.common.models import locate, start_pretraining_model
+from examples.common.outputs import hold
 from examples.common.run import finish, save_and_validate, train
 from examples.common.settings import compare_settings, settings_of
 from examples.common.teachers import ClipImageTower, ClipTeacher, load_clip
@@ -168,6 +169,7 @@ def main(argv: list[str] | None = None) -> None:
         model, tokenizer_source = start_model(model_args, text, alignment, teacher_width)
         output_dir.mkdir(parents=True, exist_ok=True)
         if args.process_index == 0:
+            hold(output_dir)
             unreadable.file.unlink(missing_ok=True)
     vision = model.config.vision_config
     if clip is not None and vision.alignment_size != teacher_width:

@@ -6,7 +6,7 @@
 
 The first command looks at every video once, and stores a vector for each frame that it took. Started again, after it was
 killed or after the folder has changed, it looks at new and changed videos only, and forgets those that are gone. What cannot
-be read is named, and left alone until the file changes.
+be read is named, and left alone until the file changes. A second indexer is refused while the first one lasts.
 
 The second compares the sentence with all vectors, without opening a video: the score is a cosine. With --rerank 20, the model
 then looks at the 20 best again, each together with the sentence. The third asks for sentences until an empty line.
@@ -45,8 +45,10 @@ from examples.common.answer_picture import frame_strip
 from examples.common.arguments import Help
 from examples.common.captions import CaptionTokenizer, clean_caption
 from examples.common.checks import check_picture, require_at_least_one
+from examples.common.inference import reason_of
 from examples.common.media_files import printable, search_folder
 from examples.common.models import locate_files
+from examples.common.outputs import held
 from examples.common.video_index import VideoIndex, fingerprint_of_directory, stamp
 from modeling_videomamba import (
     VideoMambaForVideoTextRetrieval,
@@ -86,8 +88,8 @@ class VideosToIndex(Dataset):
         name = self.names[i]
         try:
             return name, self.processor(os.path.join(self.folder, name), return_tensors="pt")["pixel_values"]
-        except (ValueError, OSError) as error:
-            return name, str(error)
+        except Exception as error:  # of whatever type: no file may end the run
+            return name, reason_of(error, os.path.join(self.folder, name))
 
 
 @torch.inference_mode()
@@ -111,9 +113,9 @@ def update_index(
         in_order=False,  # a long video holds up nothing
     )
 
-    def fail(name: str, reason: str) -> None:
-        tqdm.write(f"error: {reason}", file=sys.stderr)
-        index.add_error(name, to_do[name], reason)
+    def fail(name: str, reason: str, is_lasting: bool = True) -> None:
+        tqdm.write(f"error: {printable(reason)}", file=sys.stderr)
+        index.add_error(name, to_do[name] if is_lasting else {}, reason)  # without a stamp, it is out of date the next time
 
     def readable() -> Iterator[tuple[str, Tensor]]:
         for name, clip in tqdm(loader, unit="video"):
@@ -128,9 +130,11 @@ def update_index(
             names, clips = zip(*batch)
             try:
                 vectors = encode_videos(model, torch.cat(clips))
-            except ValueError as error:  # frames of a size that patches do not cover
+            except torch.AcceleratorError:  # from here on, nothing works
+                raise
+            except Exception as error:  # such as frames of a size that patches do not cover, or too large for the memory
                 for name in names:
-                    fail(name, f"{index.path_of(name)}: {error}")
+                    fail(name, f"{index.path_of(name)}: {error}", is_lasting=isinstance(error, ValueError))
                 continue
             for name, vectors_of_video in zip(names, vectors):
                 index.add(name, to_do[name], vectors_of_video)
@@ -147,7 +151,13 @@ def index_videos(args: argparse.Namespace) -> None:
     found = {str(path.relative_to(folder)): stamp(path) for path in search_folder(Path(folder), "video")}
     directory = locate_files(args.model)
     name = os.path.abspath(args.model) if os.path.isdir(args.model) else args.model
-    index = VideoIndex.read_or_start(Path(args.index), folder, name, fingerprint_of_directory(Path(directory)))
+    with held(args.index):
+        index = VideoIndex.read_or_start(Path(args.index), folder, name, fingerprint_of_directory(Path(directory)))
+        bring_up_to_date(index, found, directory, args)
+
+
+def bring_up_to_date(index: VideoIndex, found: dict[str, dict], directory: str, args: argparse.Namespace) -> None:
+    """Makes the index one of the files `found`, stamps by path in the folder, with the model in the directory."""
     gone, to_do = index.out_of_date(found)
     if to_do:
         model, processor = load_model(directory, args.device)
@@ -162,8 +172,9 @@ def index_videos(args: argparse.Namespace) -> None:
         update_index(index, {name: found[name] for name in to_do}, model, processor, args)
         seconds = time.perf_counter() - start
         print(f"{len(to_do)} videos in {seconds:.1f} s, {len(to_do) / seconds:.2f} a second")
+    index.check_whole()
     failed = sum("error" in video for video in index.videos.values())
-    print(f"{failed} of {len(found)} cannot be read; the others are in {args.index}")
+    print(f"{failed} of {len(found)} cannot be read; the others are in {printable(args.index)}")
 
 
 @dataclass
@@ -206,10 +217,12 @@ class Searcher:
         for candidate in tqdm(found[:rerank], "looking again", unit="video", disable=None, leave=False):
             try:
                 clip = self.processor(candidate.video, return_tensors="pt")["pixel_values"]
-            except (ValueError, OSError) as error:
-                print(f"left out: {error}", file=sys.stderr)
+                patches = self.model.get_video_features(clip.to(self.model.device)).last_hidden_state
+            except torch.AcceleratorError:
+                raise
+            except Exception as error:  # the file may have changed since it was indexed
+                print(f"left out: {printable(reason_of(error, candidate.video))}", file=sys.stderr)
                 continue
-            patches = self.model.get_video_features(clip.to(self.model.device)).last_hidden_state
             candidate.match = self.model.match(text.last_hidden_state, mask, patches)[0, 1].item()
             judged.append(candidate)
         judged.sort(key=lambda candidate: -candidate.match)
@@ -236,8 +249,8 @@ def read_strip(video: str, processor: VideoMambaVideoProcessor) -> Image.Image |
     whole = {"size": {"shortest_edge": STRIP_WIDTH // STRIP_FRAMES}, "do_center_crop": False}
     try:
         [clip] = processor(video, num_frames=STRIP_FRAMES, return_tensors="pt", **whole)["pixel_values"]
-    except (ValueError, OSError) as error:
-        print(f"no picture: {error}", file=sys.stderr)
+    except Exception as error:  # of whatever type: the others have their pictures
+        print(f"no picture: {printable(reason_of(error, video))}", file=sys.stderr)
         return None
     strip = frame_strip(clip, processor.image_mean, processor.image_std)
     return Image.fromarray((strip * 255).round().byte().numpy())

@@ -10,9 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from filelock import FileLock
 
 from examples import classify_many_videos
 from examples.classify_many_videos import MOST_WAITING, batches_by_shape
+from examples.common import outputs
 from modeling_videomamba import VideoMambaForVideoClassification, VideoMambaVideoProcessor
 
 from .conftest import render_clip, render_noise, save_model, served
@@ -124,10 +126,52 @@ class TestNames:
         assert len(classify(model, videos, tmp_path / "out")) == 6
         assert "6 videos, of which 6 are done" in capsys.readouterr().out
 
+    def test_one_with_control_characters_is_classified_escaped_and_not_done_again(self, videos, model, tmp_path, capsys):
+        for name in ("\x1b[2J.gif", "two\nlines.gif", "=1+1.gif", "\u202efig.gif"):
+            shutil.copy(videos / "0.gif", videos / name)
+        rows = {Path(row["video"]).name: row for row in classify(model, videos, tmp_path / "out")}
+        for name in (r"\x1b[2J.gif", r"two\nlines.gif", "=1+1.gif", r"\u202efig.gif"):
+            assert rows[name] | {"video": ""} == rows["0.gif"] | {"video": ""}
+        classify(model, videos, tmp_path / "out")
+        assert "9 videos, of which 9 are done" in capsys.readouterr().out
+
     def test_one_that_is_no_utf8_may_have_an_error(self, videos, model, tmp_path):
         (videos / "caf\udce9.gif").write_text("no video")
         [row] = [row for row in classify(model, videos, tmp_path / "out") if row["error"]]
         assert row["error"].startswith(f"Cannot decode the video {videos}/caf\\udce9.gif")
+
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("=1+1", "'=1+1"),
+            ("+1", "'+1"),
+            ("-2.5", "'-2.5"),
+            ("@SUM(A1)", "'@SUM(A1)"),
+            ("＝1+1", "'＝1+1"),
+            ("\t=1+1", r"\t=1+1"),
+            ("\r=1+1", r"\r=1+1"),
+            ("\x1b[31mred", r"\x1b[31mred"),
+            ("a=b", "a=b"),
+            (None, ""),
+            (-2.5, "-2.5"),
+            (1e-9, "1e-09"),
+        ],
+    )
+    def test_texts_are_no_formulas_and_numbers_stay_numbers(self, text, shown):
+        assert classify_many_videos.cell(text) == shown
+
+    def test_labels_are_no_formulas(self, videos, tmp_path):
+        names = ["=cmd|' /C calc'!A0", "+1", "-1", "@x", "run"]
+        model = save_model(tmp_path / "model", num_labels=5, id2label=dict(enumerate(names)))
+        row = classify(model, videos, tmp_path / "out")[0]
+        assert {row[f"label_{i}"] for i in range(1, 6)} == {*(f"'{name}" for name in names[:4]), "run"}
+
+    def test_of_a_regressor_negative_scores_are_numbers(self, videos, tmp_path):
+        model = save_model(tmp_path / "model", num_labels=1, problem_type="regression")
+        network = VideoMambaForVideoClassification.from_pretrained(model)
+        torch.nn.init.constant_(network.classifier.bias, -100)
+        network.save_pretrained(model)
+        assert all(-200 < float(row["score_LABEL_0"]) < -50 for row in classify(model, videos, tmp_path / "out"))
 
 
 class TestLists:
@@ -176,6 +220,128 @@ class TestWhatIsWrong:
             classify(model, tmp_path / "empty", tmp_path / "out")
         with pytest.raises(FileNotFoundError, match="There is no folder or list"):
             classify(model, tmp_path / "nowhere", tmp_path / "out")
+
+    def test_a_damaged_part_is_named_with_its_line(self, videos, model, tmp_path):
+        classify(model, videos, tmp_path / "out")
+        lines = (tmp_path / "out/part-0.jsonl").read_text().splitlines()
+        for damage in ("{", "3", "{}", '{"video": ["0.gif"]}', "\0" * 20, "[" * 100_000):
+            (tmp_path / "out/part-0.jsonl").write_text("\n".join([lines[0], damage, *lines[1:], ""]))
+            with pytest.raises(ValueError, match="part-0.jsonl, line 2: .* Remove the file to have its videos done again"):
+                classify(model, videos, tmp_path / "out")
+        for damage in ("{", "3", "[" * 100_000, "\0"):
+            (tmp_path / "out/settings.json").write_text(damage)
+            with pytest.raises(ValueError, match="settings.json"):
+                classify(model, videos, tmp_path / "out")
+
+
+class TestFilesThatRaise:
+    @pytest.fixture
+    def reader(self, monkeypatch) -> dict[str, Exception]:
+        """What the processor raises for a file, by the file's name."""
+        errors, read = {}, VideoMambaVideoProcessor.__call__
+
+        def raise_or_read(self, video, *args, **kwargs):
+            if error := errors.get(Path(video).name):
+                raise error
+            return read(self, video, *args, **kwargs)
+
+        monkeypatch.setattr(VideoMambaVideoProcessor, "__call__", raise_or_read)
+        return errors
+
+    def test_anything_have_that_as_their_reason_and_the_others_an_answer(self, videos, model, tmp_path, reader, capsys):
+        expected = classify(model, videos, tmp_path / "whole")
+        reader |= {
+            "0.gif": IndexError("list index out of range"),
+            "1.gif": MemoryError(),
+            "2.gif": RuntimeError("vector::_M_default_append"),
+            "3.gif": KeyError("a"),
+        }
+        for _ in range(2):  # and every restart
+            rows = classify(model, videos, tmp_path / "out")
+            assert [row["error"] for row in rows] == [
+                f"{videos}/0.gif: IndexError: list index out of range",
+                f"{videos}/1.gif: MemoryError: ",
+                f"{videos}/more/2.gif: RuntimeError: vector::_M_default_append",
+                f"{videos}/more/3.gif: KeyError: 'a'",
+                "",
+            ]
+        assert rows[4] == expected[4]
+        reader.clear()
+        assert classify(model, videos, tmp_path / "out") == expected
+
+    def test_anything_in_a_worker_do_not_end_it(self, videos, model, tmp_path, reader):
+        reader["1.gif"] = IndexError("list index out of range")
+        rows = classify(model, videos, tmp_path / "out", num_workers=1)
+        assert [bool(row["error"]) for row in rows] == [False, True, False, False, False]
+
+    def test_in_the_model_have_that_as_their_reason(self, videos, model, tmp_path, monkeypatch):
+        answer, calls = classify_many_videos.classify_views, []
+
+        def fail_first(*args):
+            calls.append(args)
+            if len(calls) == 1:
+                raise torch.OutOfMemoryError("too large")
+            return answer(*args)
+
+        monkeypatch.setattr(classify_many_videos, "classify_views", fail_first)
+        rows = classify(model, videos, tmp_path / "out", batch_size=1)
+        assert [row["error"] for row in rows] == [f"{videos}/0.gif: OutOfMemoryError: too large", "", "", "", ""]
+
+    def test_an_accelerator_that_fails_ends_the_run(self, videos, model, tmp_path, monkeypatch):
+        def fail(*args):
+            raise torch.AcceleratorError("an illegal memory access", 700)
+
+        monkeypatch.setattr(classify_many_videos, "classify_views", fail)
+        with pytest.raises(torch.AcceleratorError):
+            classify(model, videos, tmp_path / "out")
+
+    def test_what_vanishes_or_is_no_file_has_its_reason(self, videos, model, tmp_path):
+        (videos / "link.mp4").symlink_to(tmp_path / "nowhere.mp4")
+        (videos / "empty.mp4").touch()
+        (videos / "folder.mp4").mkdir()
+        (videos / "folder.mp4/0.txt").touch()
+        (tmp_path / "list.txt").write_text(
+            "\n".join(f"videos/{n}.mp4" for n in ("link", "empty", "folder")) + "\nvideos/0.gif\n"
+        )
+        rows = classify(model, tmp_path / "list.txt", tmp_path / "out")
+        assert [bool(row["error"]) for row in rows] == [True, True, True, False]
+
+
+class TestTheDirectory:
+    def test_is_that_of_one_run(self, videos, model, tmp_path, monkeypatch):
+        monkeypatch.setattr(outputs, "PATIENCE", 0)
+        (tmp_path / "out").mkdir()
+        with FileLock(tmp_path / "out" / outputs.LOCK), pytest.raises(BlockingIOError, match="out is in use: another run"):
+            classify(model, videos, tmp_path / "out")
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [outputs.LOCK]
+        classify(model, videos, tmp_path / "out")
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+            *("errors-0.jsonl", "part-0.jsonl", "predictions.csv", "settings.json")
+        ]
+
+    def test_may_not_vanish_during_the_run(self, videos, model, tmp_path, monkeypatch):
+        answer = classify_many_videos.classify_views
+
+        def remove(*args):
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
+            return answer(*args)
+
+        monkeypatch.setattr(classify_many_videos, "classify_views", remove)
+        with pytest.raises(FileNotFoundError, match="out was removed or replaced while this run was writing to it"):
+            classify(model, videos, tmp_path / "out")
+        monkeypatch.undo()
+        assert len(classify(model, videos, tmp_path / "out")) == 5
+
+    def test_may_not_lose_a_file_during_the_run(self, videos, model, tmp_path, monkeypatch):
+        answer = classify_many_videos.classify_views
+
+        def remove(*args):
+            (tmp_path / "out/part-0.jsonl").unlink(missing_ok=True)
+            return answer(*args)
+
+        monkeypatch.setattr(classify_many_videos, "classify_views", remove)
+        with pytest.raises(ValueError, match="out has no answer for 5 videos, such as .*0.gif: start again"):
+            classify(model, videos, tmp_path / "out")
 
 
 class TestShapes:

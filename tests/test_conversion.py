@@ -70,6 +70,7 @@ class TestCommandLine:
             "flop_counter.py",
             "modeling_videomamba_video_text.py",
             "video_text_losses.py",
+            "video_classification_pipeline.py",
             "selective_scan.py",  # the operator by itself, and its oracle
             "selective_scan_onnx.py",
         }

@@ -15,10 +15,12 @@ import pyarrow.parquet
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Video
+from filelock import FileLock
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from PIL import Image
 
 from examples import evaluate_video_classification
+from examples.common import outputs
 from examples.common.clips import EvaluationViews, read_frames
 from examples.common.confusion_matrix import draw_confusion_matrix
 from examples.common.frame_sampling import FRAME_SAMPLINGS
@@ -308,6 +310,31 @@ class TestWhatIsWrong:
         (tmp_path / "list.csv").write_text("\n".join([lines[0], f"{bad},long", *lines[1:]]))
         return tmp_path / "list.csv"
 
+    def test_whatever_a_video_makes_the_model_raise_is_named_and_does_not_count(
+        self, videos, model, tmp_path, monkeypatch, capsys
+    ):
+        score, calls = evaluate_video_classification.classify_views, []
+
+        def fail_second(*args):
+            calls.append(args)
+            if len(calls) == 2:
+                raise ValueError("Frames of 34 x 48 pixels cannot be cut into patches")
+            return score(*args)
+
+        monkeypatch.setattr(evaluate_video_classification, "classify_views", fail_second)
+        results = evaluate(model, videos, tmp_path / "out")
+        assert results["unreadable_videos"] == [f"{videos}/test/long/long1.gif"]
+        assert results["num_videos"] == 5
+        assert f"skipped {videos}/test/long/long1.gif: Frames of 34 x 48 pixels" in capsys.readouterr().err
+        assert evaluate(model, videos, tmp_path / "out")["num_videos"] == 6
+
+    def test_an_id_without_a_name_is_named_with_its_line(self, videos, model, tmp_path):
+        write_list(tmp_path / "list.csv", videos, label="{i}00000000")
+        (tmp_path / "names.txt").write_text("\n".join(HEAD))
+        for given in ({}, {"labels": tmp_path / "names.txt"}):
+            with pytest.raises(ValueError, match=f"head of 7 does not have: 1.* The first is in {tmp_path}/list.csv, line 2"):
+                evaluate(model, tmp_path / "list.csv", tmp_path / "out", **given)
+
     def test_an_unreadable_video_is_named_and_does_not_count(self, videos, model, with_a_bad_one, tmp_path, capsys):
         results = evaluate(model, with_a_bad_one, tmp_path / "out")
         bad = str(tmp_path / "bad.gif")
@@ -436,6 +463,32 @@ class TestInterruptions:
         evaluate(model, tmp_path / "list.csv", tmp_path / "two")
         assert "of which 4 are done" in capsys.readouterr().out
         np.testing.assert_allclose(scores_in(tmp_path / "two"), scores_in(tmp_path / "one"), rtol=1e-4)
+
+
+class TestTheDirectory:
+    def test_is_that_of_one_run(self, videos, model, tmp_path, monkeypatch):
+        monkeypatch.setattr(outputs, "PATIENCE", 0)
+        (tmp_path / "out").mkdir()
+        with FileLock(tmp_path / "out" / outputs.LOCK), pytest.raises(BlockingIOError, match="out is in use: another run"):
+            evaluate(model, videos, tmp_path / "out")
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [outputs.LOCK]
+
+    @pytest.mark.parametrize("what", ["the directory", "scores"])
+    def test_may_not_lose_scores_during_the_run(self, videos, model, tmp_path, monkeypatch, what):
+        """Which are not those of unreadable videos."""
+        score = evaluate_video_classification.classify_views
+
+        def remove(*args):
+            part = tmp_path / "out/part-0.jsonl"
+            shutil.rmtree(part.parent, ignore_errors=True) if what == "the directory" else part.unlink(missing_ok=True)
+            return score(*args)
+
+        monkeypatch.setattr(evaluate_video_classification, "classify_views", remove)
+        lost = {"the directory": "out was removed or replaced", "scores": "out has no scores of 6 videos, such as .*long0.gif"}
+        with pytest.raises((FileNotFoundError, ValueError), match=lost[what]):
+            evaluate(model, videos, tmp_path / "out")
+        monkeypatch.undo()
+        assert evaluate(model, videos, tmp_path / "out")["num_videos"] == 6
 
 
 class TestCards:

@@ -9,6 +9,7 @@ from examples.common.clips import read_frames
 from examples.common.media_files import find_files
 from examples.common.media_lists import (
     SPLIT_NAMES,
+    count_classes,
     cut_into_windows,
     hold_out,
     label_ids,
@@ -85,7 +86,7 @@ class TestClassFolders:
         assert rows_of(load_media(str(tmp_path), "train"), tmp_path) == [("train/jump/a.mp4", 0), ("train/run/b.mp4", 1)]
         validation = load_media(str(tmp_path), "val")
         assert rows_of(validation, tmp_path) == [("validation/run/c.mp4", 0)]
-        assert label_ids(validation, {"jump": 0, "run": 1}, "val") == [1]  # a class is its name, not its place
+        assert label_ids(validation, {0: "jump", 1: "run"}, "val") == [1]  # a class is its name, not its place
         assert load_media(str(tmp_path), "test") is None
 
     @pytest.mark.parametrize(("split", "name"), [(split, name) for split, names in SPLIT_NAMES.items() for name in names])
@@ -150,6 +151,9 @@ class TestLists:
         assert rows_of(videos, tmp_path) == [("a.mp4", "riding a bike"), ("b.mp4", "7"), ("sub dir/c d.mp4", "riding a bike")]
         assert label_names(videos) == ["7", "riding a bike"]
 
+    def test_names_of_digits_with_an_underscore_are_names(self, load):
+        assert label_names(load("a.mp4,1_0", "b.mp4,1_1")) == ["1_0", "1_1"]
+
     def test_values_to_regress(self, load):
         videos = load("a.mp4,1", "b.mp4,-0.25")
         assert label_names(videos) is None
@@ -162,7 +166,7 @@ class TestLists:
         assert videos["duration"][:] == [95, 59.5]
 
     def test_durations_that_only_some_have_are_left_out(self, load):
-        assert load("a.mp4,3,95", "b.mp4,4").column_names == ["video", "label"]
+        assert "duration" not in load("a.mp4,3,95", "b.mp4,4").column_names
 
     @pytest.mark.parametrize("separator", [",", " "])
     def test_folders_of_pictures(self, load, tmp_path, separator):
@@ -179,7 +183,7 @@ class TestLists:
         assert row["video"] == str(tmp_path / "a.mp4")
 
     def test_none_of_the_videos_exists(self, load, tmp_path):
-        message = f"None of the 2 videos in {tmp_path}/list.csv exists, the first is nowhere/a.mp4.* --media_root"
+        message = f"None of the 2 videos in {tmp_path}/list.csv exists, the first is 'nowhere/a.mp4'.* --media_root"
         with pytest.raises(FileNotFoundError, match=message):
             load("a.mp4,1", "b.mp4,0", root="nowhere")
 
@@ -194,16 +198,19 @@ class TestLists:
 
     @pytest.mark.parametrize("line", ["a.mp4", "a.mp4,1,2,3"])
     def test_a_line_of_another_form_is_quoted(self, load, tmp_path, line):
-        with pytest.raises(ValueError, match=rf"{tmp_path}/list.csv: expected `path label`.*, got \['a.mp4'"):
+        with pytest.raises(ValueError, match=rf"{tmp_path}/list.csv, line 2: expected `path label`.*, got \['a.mp4'"):
             load("b.mp4,1", line)
 
     def test_a_line_of_one_word(self, load):
         with pytest.raises(ValueError, match=r"expected `path label`.*, got \['a.mp4'\]"):
             load("a.mp4")
 
-    @pytest.mark.parametrize("line", ["a.mp4,1,long", "folder,num_frames,label"])
+    @pytest.mark.parametrize(
+        "line", ["a.mp4,1,long", "a.mp4,1,-3", "a.mp4,1,0", "a.mp4,1,nan", "a.mp4,1,1e400", "folder,num_frames,label"]
+    )
     def test_a_duration_that_is_no_number_is_quoted(self, load, tmp_path, line):
-        with pytest.raises(ValueError, match=rf"{tmp_path}/list.csv: .*\['{line.split(',')[0]}'"):
+        wrong = line.split(",")[2]
+        with pytest.raises(ValueError, match=rf"{tmp_path}/list.csv, line 2: the third field .* seconds.*: '{wrong}'"):
             load("b.mp4,1,20", line)
 
     def test_a_missing_path_with_spaces_is_still_a_path(self, load, tmp_path):
@@ -213,6 +220,10 @@ class TestLists:
         make_files(tmp_path, "frames/1/img_00001.jpg")
         videos = load("frames/1 30 5", "frames/2 40 6")
         assert rows_of(videos, tmp_path) == [("frames/1", 5), ("frames/2", 6)]
+
+    @pytest.mark.parametrize("path", ["x" * 5000, "x\x07y", "http://h/" + "x" * 5000])
+    def test_a_path_that_no_file_can_have_is_a_missing_one(self, load, path):
+        assert load("a.mp4,1,9", f"{path},0,9")["label"][:] == [1, 0]
 
     def test_lists_of_splits(self, tmp_path):
         make_files(tmp_path, "a.mp4", "b.mp4")
@@ -234,6 +245,67 @@ class TestLists:
         load("a.mp4,1")
         for split in SPLIT_NAMES:
             assert rows_of(load_media(str(tmp_path / "list.csv"), split), tmp_path) == [("a.mp4", 1)]
+
+    @pytest.mark.parametrize(
+        ("lines", "number", "wrong"),
+        [
+            (["a.mp4,cat", 'b.mp4,"dog', "a.mp4,cat"], 2, "a quote is not closed"),
+            (["path,label", "a.mp4,cat", '"b.mp4,dog', 'a.mp4,"cat"'], 3, "a quote is not closed"),
+            (["a.mp4,cat", 'b.mp4,"dog" bone'], 2, "not CSV"),
+            (["a.mp4,cat", f"b.mp4,{'d' * 200_000}"], 2, "not CSV .*field larger than field limit"),
+            (["a.mp4,cat", "b.mp4;dog"], 2, "expected `path label`"),
+            (["a.mp4,cat", "b.mp4\tdog"], 2, "expected `path label`"),
+            (["a.mp4 cat", "b.mp4,dog"], 2, "expected `path label`"),
+            (["a.mp4 cat", "my b.mp4;dog"], 2, "the label holds the name of a file"),
+            (["a.mp4 cat", "my b.mp4,dog"], 2, "the label holds the name of a file"),
+            (["one, two.mp4 cat"], 1, "the label holds the name of a file"),
+            (["a.mp4;1", "b.mp4;2"], 1, "expected `path label`"),
+            (["a.mp4,1", ",2"], 2, "there is no path"),
+            (["a.mp4,1.5", "b.mp4,nan"], 2, "the label 'nan' is not finite"),
+            (["a.mp4,1.5", "b.mp4,-1e400"], 2, "the label '-1e400' is not finite"),
+            (["a.mp4,1", f"b.mp4,{10**30}"], 2, "the label '10+' is .* larger"),
+            (["a.mp4,1", f"b.mp4,{'1' * 5000}"], 2, r"the label '1+\.\.\.1+' is not finite"),
+            (["a.mp4,1", "b.mp4,\0"], 2, "holds a null character"),
+        ],
+    )
+    def test_the_line_that_is_wrong_is_named(self, load, tmp_path, lines, number, wrong):
+        with pytest.raises(ValueError, match=f"^{tmp_path}/list.csv, line {number}: .*{wrong}"):
+            load(*lines)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "a.mp4,1\r\nb.mp4,0\r\n",
+            "\ufeffa.mp4,1\nb.mp4,0",
+            "a.mp4,1,\nb.mp4,0,,\n",
+            "a.mp4\t1\nb.mp4\t0\n",
+            '"path","label"\n"a.mp4","1"\n"b.mp4", "0"\n',
+            "path\tlabel\na.mp4\t1\nb.mp4\t0\n",
+        ],
+    )
+    def test_as_spreadsheets_and_editors_write_it(self, tmp_path, content):
+        make_files(tmp_path, "a.mp4", "b.mp4")
+        (tmp_path / "list.csv").write_bytes(content.encode())
+        assert rows_of(read_list(tmp_path / "list.csv"), tmp_path) == [("a.mp4", 1), ("b.mp4", 0)]
+
+    def test_tabs_keep_spaces_in_names(self, load, tmp_path):
+        assert rows_of(load("a.mp4\triding a bike", "b.mp4\trun, fast"), tmp_path) == [
+            ("a.mp4", "riding a bike"),
+            ("b.mp4", "run, fast"),
+        ]
+
+    @pytest.mark.parametrize("labelled", [False, True])
+    @pytest.mark.parametrize(
+        ("content", "number", "wrong"),
+        [
+            ("café.mp4 1".encode("utf-16"), 1, "UTF-16"),
+            ("a.mp4 1\ncafé.mp4 1".encode("latin-1"), 2, "not text in UTF-8 .*0xe9"),
+        ],
+    )
+    def test_one_that_is_not_utf8_is_named(self, tmp_path, content, number, wrong, labelled):
+        (tmp_path / "list.txt").write_bytes(content)
+        with pytest.raises(ValueError, match=f"{tmp_path}/list.txt, line {number}: .*{wrong}.*Save it as UTF-8"):
+            read_list(tmp_path / "list.txt", labelled=labelled)
 
 
 class TestListsWithoutLabels:
@@ -273,6 +345,10 @@ class TestListsWithoutLabels:
     def test_comments_are_left_out(self, load, comment):
         assert load(comment, "a.mp4", comment, "#1.mp4") == ["a.mp4", "#1.mp4"]
 
+    @pytest.mark.parametrize("separator", [",", " ", "\t"])
+    def test_a_file_is_no_comment_with_a_label_either(self, load, separator):
+        assert load(f"a.mp4{separator}run", f"#1.mp4{separator}run", f"#2.mp4{separator}run") == ["a.mp4", "#1.mp4"]
+
     @pytest.mark.parametrize("header", ["path", "Video", "path,label", "path label"])
     def test_a_header_is_left_out(self, load, header):
         assert load("# mine", header, "a.mp4") == ["a.mp4"]
@@ -284,17 +360,15 @@ class TestListsWithoutLabels:
         separator = "," if "," in lines[0] else " "
         assert load(separator.join(["path", "label"]), *lines) == expected
 
+    @pytest.mark.parametrize("header", [[], ["path,label"]])
+    def test_a_quote_that_is_not_closed_swallows_nothing(self, load, tmp_path, header):
+        lines = [*header, "a.mp4,cat", 'one.mp4,"dog', "two.mp4,cat"]
+        with pytest.raises(ValueError, match=f"{tmp_path}/list.txt, line {len(header) + 2}: a quote is not closed"):
+            load(*lines)
+
     def test_nothing_but_comments_is_an_empty_list(self, load, tmp_path):
         with pytest.raises(ValueError, match=f"The list {tmp_path}/list.txt is empty"):
             load("# a.mp4")
-
-
-@pytest.mark.parametrize("labelled", [False, True])
-@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
-def test_a_list_that_is_no_utf8_is_named(tmp_path, encoding, labelled):
-    (tmp_path / "list.txt").write_text("café.mp4 1", encoding=encoding)
-    with pytest.raises(ValueError, match=f"The list {tmp_path}/list.txt is no text in UTF-8: .* can't decode byte"):
-        read_list(tmp_path / "list.txt", labelled=labelled)
 
 
 class TestWindows:
@@ -304,6 +378,13 @@ class TestWindows:
         videos = cut_into_windows(load_media(str(tmp_path), "train"), 60.0, 30.0)
         assert rows_of(videos, tmp_path) == [("a.mp4", 3)] * 3 + [("b.mp4", 4)]
         assert list(zip(videos["start"], videos["end"])) == [(0, 60), (30, 90), (60, 95), (0, 20)]
+
+    @pytest.mark.parametrize(("length", "stride"), [(0, 1), (-1, 1), (float("nan"), 1), (60, 0), (60, -1), (60, float("inf"))])
+    def test_windows_go_forward(self, tmp_path, length, stride):
+        make_files(tmp_path, "a.mp4")
+        (tmp_path / "train.csv").write_text("a.mp4,3,95")
+        with pytest.raises(ValueError, match="Windows need a length and a stride above 0 seconds"):
+            cut_into_windows(load_media(str(tmp_path), "train"), length, stride)
 
     def test_windows_need_durations(self, tmp_path):
         make_files(tmp_path, "a.mp4")
@@ -381,12 +462,12 @@ class TestLabels:
         return Dataset.from_dict({"label": labels}, features)
 
     def test_names_find_their_place_in_the_head(self):
-        head = {"walk": 0, "run": 1, "jump": 2}
+        head = {0: "walk", 1: "run", 2: "jump"}
         assert label_ids(self.of([0, 1, 1], ClassLabel(names=["jump", "run"])), head, "train") == [2, 1, 1]
         assert label_ids(self.of(["walk", "jump"]), head, "train") == [0, 2]
 
     def test_numbers_are_places_in_the_head(self):
-        ids = label_ids(self.of([2, 0]), {"walk": 0, "run": 1, "jump": 2}, "train")
+        ids = label_ids(self.of([2, 0]), {0: "walk", 1: "run", 2: "jump"}, "train")
         assert ids == [2, 0]
         assert all(type(label) is int for label in ids)
 
@@ -394,30 +475,93 @@ class TestLabels:
         message = "validation has labels that the model's head of 2 does not have: 'fly', 'swim'. It has walk, run"
         for labels in (["run", "swim", "fly"], ["fly", "swim"]):
             with pytest.raises(ValueError, match=message):
-                label_ids(self.of(labels), {"walk": 0, "run": 1}, "validation")
+                label_ids(self.of(labels), {0: "walk", 1: "run"}, "validation")
 
     @pytest.mark.parametrize(("labels", "strangers"), [([0, 2, 1, 7], "2, 7"), ([0, -1], "-1"), ([0.0, 0.5], "0.5")])
     def test_numbers_that_the_head_does_not_have(self, labels, strangers):
         with pytest.raises(
             ValueError, match=f"train has labels that the model's head of 2 does not have: {strangers}. It has"
         ):
-            label_ids(self.of(labels), {"walk": 0, "run": 1}, "train")
+            label_ids(self.of(labels), {0: "walk", 1: "run"}, "train")
 
     def test_videos_without_a_label(self):
         """Test splits on the hub have -1 for a class, or nothing."""
         for unlabelled in (-1, None):
             with pytest.raises(ValueError, match="test has videos without a label"):
-                label_ids(self.of([0, unlabelled], ClassLabel(names=["walk", "run"])), {"walk": 0, "run": 1}, "test")
+                label_ids(self.of([0, unlabelled], ClassLabel(names=["walk", "run"])), {0: "walk", 1: "run"}, "test")
 
     def test_only_some_of_many_are_named(self):
         with pytest.raises(ValueError, match="does not have: 2, 3, 4, 5, 6, .... It has walk, run"):
-            label_ids(self.of(list(range(100))), {"walk": 0, "run": 1}, "train")
+            label_ids(self.of(list(range(100))), {0: "walk", 1: "run"}, "train")
+
+    @pytest.mark.parametrize("lines", ["a.mp4,0\nb.mp4,", "a.mp4,run\nb.mp4,,\n", "a.mp4,run,9\nb.mp4,,9\n"])
+    def test_the_line_of_a_missing_label_is_named(self, tmp_path, lines):
+        make_files(tmp_path, "a.mp4")
+        (tmp_path / "list.txt").write_text(lines)
+        with pytest.raises(ValueError, match=f"train has videos without a label, the first in {tmp_path}/list.txt, line 2"):
+            label_ids(read_list(tmp_path / "list.txt"), {0: "0", 1: "run"}, "train")
+
+    def test_the_line_of_a_stranger_is_named(self, tmp_path):
+        make_files(tmp_path, "a.mp4")
+        (tmp_path / "list.txt").write_text("a.mp4 0\nb.mp4 7\n")
+        with pytest.raises(ValueError, match=f"does not have: 7. .* The first is in {tmp_path}/list.txt, line 2"):
+            label_ids(read_list(tmp_path / "list.txt"), {0: "walk", 1: "run"}, "train")
+
+    def test_a_head_that_has_a_name_twice_is_found_by_ids_only(self):
+        """As that of ImageNet: two cranes."""
+        head = {0: "crane", 1: "tench", 2: "crane"}
+        assert label_ids(self.of([2, 0, 1]), head, "train") == [2, 0, 1]
+        assert label_ids(self.of(["tench"]), head, "train") == [1]
+        with pytest.raises(ValueError, match="several labels named 'crane', so train needs class ids"):
+            label_ids(self.of(["crane"]), head, "train")
+
+    @pytest.mark.parametrize(("labels", "value"), [([1.0, None], "None"), ([1.0, float("nan")], "nan")])
+    def test_regression_needs_a_number_everywhere(self, labels, value):
+        with pytest.raises(ValueError, match=f"row 2: regression needs a finite number, got {value}"):
+            label_values(self.of(labels), "train")
 
     def test_regression_refuses_names(self):
         assert label_values(self.of([3, 1]), "train") == [3.0, 1.0]
         for videos in (self.of([1, 0], ClassLabel(names=["run", "jump"])), self.of(["run", "walk"])):
             with pytest.raises(ValueError, match="train: regression needs numbers as labels, got names such as 'run'"):
                 label_values(videos, "train")
+
+
+class TestTheSizeOfAHead:
+    def of(self, tmp_path, *labels):
+        make_files(tmp_path, "a.mp4")
+        (tmp_path / "list.txt").write_text("".join(f"a.mp4 {label}\n" for label in labels))
+        return read_list(tmp_path / "list.txt")
+
+    @pytest.mark.parametrize(("labels", "size"), [((0, 1, 2), 3), ((0, 399), 400), ((999,), 1000), (range(0, 3000, 10), 2991)])
+    def test_is_one_more_than_the_largest_id(self, tmp_path, labels, size):
+        assert count_classes(self.of(tmp_path, *labels)) == size
+
+    def test_is_what_it_is_said_to_be(self, tmp_path):
+        assert count_classes(self.of(tmp_path, 0, 1, 2), 10) == 10
+        assert count_classes(self.of(tmp_path, 21840), 21841) == 21841
+
+    @pytest.mark.parametrize("label", [1000, 10_000_000_000, 2**62])
+    def test_does_not_follow_an_id_that_stands_alone(self, tmp_path, label):
+        message = (
+            f"{tmp_path}/list.txt, line 3: the class id {label} is very large for data with 3 different ids.* --num_labels"
+        )
+        with pytest.raises(ValueError, match=message):
+            count_classes(self.of(tmp_path, 0, 1, label))
+
+    @pytest.mark.parametrize(("labels", "wrong"), [((0, -1), "got -1"), ((0, 2.5), "got 0.0")])
+    def test_needs_ids(self, tmp_path, labels, wrong):
+        with pytest.raises(ValueError, match=f"line .: expected a class id, 0 or more, {wrong}"):
+            count_classes(self.of(tmp_path, *labels))
+
+    def test_is_above_all_ids(self, tmp_path):
+        with pytest.raises(ValueError, match=f"{tmp_path}/list.txt, line 2: the class id 3 is not below --num_labels 3"):
+            count_classes(self.of(tmp_path, 0, 3), 3)
+
+    @pytest.mark.parametrize("num_labels", [0, -1, 10**10])
+    def test_has_bounds(self, tmp_path, num_labels):
+        with pytest.raises(ValueError, match="--num_labels must be between 1 and 1,000,000"):
+            count_classes(self.of(tmp_path, 0), num_labels)
 
 
 class TestHoldOut:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -16,6 +17,7 @@ from transformers import AutoTokenizer, BertTokenizer
 
 from conversion.converter import processor_for
 from examples import evaluate_retrieval
+from examples.common import outputs
 from examples.common.captions import CaptionedFile, CaptionTokenizer, clean_caption, load_captions
 from examples.common.clips import UnreadableFiles
 from examples.common.retrieval import (
@@ -183,12 +185,57 @@ class TestLists:
             ({"video": 7, "caption": "a"}, "item 2: expected one path"),
             ({"video": "a.mp4", "caption": ["a", " ?!"]}, "item 2: the caption ' \\?!' is empty"),
             ("a.mp4", "item 2: expected an item such as"),
+            ({"video": ["a.mp4"], "caption": "a"}, "item 2: expected one path"),
+            ({"video": "a\ud800.mp4", "caption": "a"}, "item 2: expected one path"),
+            ({"video": "a\0.mp4", "caption": "a"}, "item 2: expected one path"),
+            ({"video": "a.mp4", "caption": 5}, "item 2: expected a `caption`"),
+            ({"video": "a.mp4", "caption": {"en": "a"}}, "item 2: expected a `caption`"),
+            ({"video": "a.mp4", "caption": "half a character \ud800"}, "item 2: expected a `caption`"),
         ],
     )
     def test_what_is_wrong_is_named_with_its_item(self, folder, row, message):
         file = write_list(folder / "list.json", [{"video": "a.mp4", "caption": "a"}, row])
         with pytest.raises(ValueError, match=rf"list.json, {message}"):
             load_captions(file)
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("a.csv", 'path,caption\na.mp4,"one\na.mp4,"two"\n', ", line 2: a quote is not closed"),
+            ("a.csv", 'path,caption\na.mp4,"one\na.mp4,two"\n', ", line 2: a quote is not closed"),
+            ("a.csv", "path,caption\na.mp4,one, two\n", ", line 2: expected 2 fields, as in the header, got 3"),
+            ("a.csv", "path,caption\na.mp4,one\na.mp4\n", ", line 3: expected 2 fields, as in the header, got 1"),
+            ("a.csv", f"path,caption\na.mp4,{'a' * 200_000}\n", ", line 2: not CSV"),
+            ("a.csv", "a.mp4,one\na.mp4,two\n", ", line 1: expected a header of different names"),
+            ("a.csv", "path;caption\na.mp4;one\n", ", line 1: expected a header of different names"),
+            ("a.csv", "path,caption,caption\na.mp4,one,two\n", ", line 1: expected a header of different names"),
+            ("a.csv", "", ": expected a header of different names"),
+            ("a.csv", "path,caption\n", " is empty"),
+            ("a.csv", "path,caption\na.mp4,\0\n", ", line 2: not text"),
+            ("a.json", "[" * 100_000, ": JSON that is nested too deeply"),
+            ("a.json", f'[{{"video": {"1" * 5000}}}]', ": Exceeds the limit"),
+            ("a.json", '[{"video": "a.mp4",\n"caption": "one}]\n', ", line 2: not JSON"),
+            ("a.json", '[{"video": "a.mp4", "video": "b.mp4", "caption": "a"}]', ": an object has the key 'video' twice"),
+            ("a.json", '"a.mp4"', ": expected a list of items, got 'a.mp4'"),
+            ("a.json", "1e400", ": expected a list of items, got inf"),
+            ("a.jsonl", '{"video": "a.mp4", "caption": "a"}\n"a.mp4"', ", line 2: expected an item such as"),
+            ("a.jsonl", '{"video": "a.mp4", "caption": "a"}\n' + "[" * 100_000, ", line 2: JSON that is nested too deeply"),
+        ],
+    )
+    def test_what_is_wrong_is_named_with_its_line(self, folder, name, content, message):
+        (folder / name).write_text(content)
+        with pytest.raises(ValueError, match=f"{folder}/{name}{message}"):
+            load_captions(folder / name)
+
+    @pytest.mark.parametrize("name", ["a.csv", "a.json", "a.jsonl"])
+    def test_one_that_is_not_utf8_is_named_with_its_line(self, folder, name):
+        for encoding, message in {
+            "utf-16": ", line 1: the file is in UTF-16",
+            "latin-1": ", line 2: not text in UTF-8",
+        }.items():
+            (folder / name).write_text("\ncafé", encoding=encoding)
+            with pytest.raises(ValueError, match=f"{folder}/{name}{message}"):
+                load_captions(folder / name)
 
     def test_what_is_no_list(self, folder):
         with pytest.raises(FileNotFoundError, match="no list of captions"):
@@ -198,7 +245,7 @@ class TestLists:
             load_captions(folder / "list.txt")
         with pytest.raises(ValueError, match="is empty"):
             load_captions(write_list(folder / "list.json", []))
-        with pytest.raises(ValueError, match="expected a list of items, got dict"):
+        with pytest.raises(ValueError, match="expected a list of items, got {'video'"):
             load_captions(write_list(folder / "list.json", {"video": "a.mp4"}))
         (folder / "list.jsonl").write_text('{"video": "a.mp4", "caption": "a"}\n{"video": \n')
         with pytest.raises(ValueError, match="list.jsonl, line 2: not JSON"):
@@ -446,6 +493,39 @@ class TestTheScript:
             run(directory, data, tmp_path / "strict", "--strict", media_root=videos)
         with pytest.raises(ValueError, match="None of the videos could be read"):
             run(directory, write_list(tmp_path / "list.json", rows[1:2]), tmp_path / "none")
+
+    def test_whatever_a_video_makes_the_reader_raise_is_named_and_does_not_count(
+        self, directory, videos, tmp_path, monkeypatch
+    ):
+        def raise_or_read(file, *args):
+            if file.path.endswith("1.gif"):
+                raise IndexError("list index out of range")
+            return read_middle_frames(file, *args)
+
+        monkeypatch.setattr("examples.common.retrieval.read_middle_frames", raise_or_read)
+        results = run(directory, videos / "list.json", tmp_path / "out")
+        assert results["unreadable_videos"] == [f"{videos}/1.gif"]
+        assert results["num_videos"] == 3
+
+    def test_the_directory_is_that_of_one_run(self, directory, videos, tmp_path, monkeypatch):
+        monkeypatch.setattr(outputs, "PATIENCE", 0)
+        (tmp_path / "out").mkdir()
+        with FileLock(tmp_path / "out" / outputs.LOCK), pytest.raises(BlockingIOError, match="out is in use: another run"):
+            run(directory, videos / "list.json", tmp_path / "out")
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [outputs.LOCK]
+
+    @pytest.mark.parametrize("is_made_again", [False, True])
+    def test_the_directory_may_not_vanish_during_the_run(self, directory, videos, tmp_path, monkeypatch, is_made_again):
+        def remove(*args):
+            shutil.rmtree(tmp_path / "out")
+            if is_made_again:
+                (tmp_path / "out").mkdir()
+            return score_pairs(*args)
+
+        monkeypatch.setattr(evaluate_retrieval, "score_pairs", remove)
+        with pytest.raises(FileNotFoundError, match="out was removed or replaced while this run was writing to it"):
+            run(directory, videos / "list.json", tmp_path / "out")
+        assert not list(tmp_path.glob("out/*.*"))
 
     def test_a_model_that_is_none_of_videos_and_texts(self, videos, tmp_path):
         with pytest.raises(ValueError, match=r"classifier is no model of videos and texts"):

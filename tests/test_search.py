@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from transformers import BertTokenizer
 
 from conversion.converter import processor_for
 from examples import search_videos
-from examples.common import models
+from examples.common import models, outputs
 from examples.search_videos import CAPTION_HEIGHT, STRIP_FRAMES, STRIP_WIDTH
 from modeling_videomamba import VideoMambaForVideoTextRetrieval, VideoMambaVideoProcessor
 from modeling_videomamba.video_text_losses import similarities
@@ -28,6 +30,7 @@ from .training_runs import ROOT, start
 SCRIPT = ROOT / "examples/search_videos.py"
 NAMES = ["0.gif", "1.gif", "more/2.gif", "more/3.gif", "more/4.gif"]
 SENTENCE = "the cat moves up"
+REFUSAL = (SystemExit, ValueError, OSError)  # one line, when it is the command that ends
 TOKENS = [WORDS.index(word) for word in ("[CLS]", *SENTENCE.split(), "[SEP]")]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -234,6 +237,111 @@ class TestTheIndex:
         assert entries(tmp_path / "index")["0.gif"]["error"].startswith(f"{videos / '0.gif'}: The position embeddings cover")
         with pytest.raises((ValueError, OSError), match="has no videos"):
             search(tmp_path / "index", "a cat")
+
+
+class TestWhatGoesWrong:
+    def test_whatever_a_file_makes_the_reader_raise_is_its_reason(self, videos, model, tmp_path, monkeypatch, encoded, capsys):
+        read = VideoMambaVideoProcessor.__call__
+
+        def raise_or_read(self, video, *args, **kwargs):
+            if Path(video).name == "1.gif":
+                raise IndexError("list index out of range")
+            return read(self, video, *args, **kwargs)
+
+        monkeypatch.setattr(VideoMambaVideoProcessor, "__call__", raise_or_read)
+        for _ in range(2):
+            index_videos(videos, model, tmp_path / "index")
+            assert "1 of 5 cannot be read" in capsys.readouterr().out
+        assert entries(tmp_path / "index")["1.gif"]["error"] == f"{videos}/1.gif: IndexError: list index out of range"
+        assert sum(encoded) == 4
+        search(tmp_path / "index", SENTENCE, "--picture", tmp_path / "best.png")
+
+    def test_what_fails_in_the_model_is_tried_again_the_next_time(self, videos, model, tmp_path, monkeypatch, capsys):
+        encode, sizes = search_videos.encode_videos, []
+
+        def fail_first(network, clips):
+            sizes.append(len(clips))
+            if len(sizes) == 1:
+                raise torch.OutOfMemoryError("too large")
+            return encode(network, clips)
+
+        monkeypatch.setattr(search_videos, "encode_videos", fail_first)
+        index_videos(videos, model, tmp_path / "index")
+        assert "1 of 5 cannot be read" in capsys.readouterr().out
+        index_videos(videos, model, tmp_path / "index")
+        assert "0 of 5 cannot be read" in capsys.readouterr().out
+        assert sizes == [1] * 6
+
+    def test_a_second_indexer_is_refused_and_changes_nothing(self, index, videos, model, monkeypatch):
+        monkeypatch.setattr(outputs, "PATIENCE", 0)
+        before = contents(index)
+        (videos / "0.gif").unlink()
+        with FileLock(index / outputs.LOCK), pytest.raises(REFUSAL, match="index is in use: another run is writing to it"):
+            index_videos(videos, model, index)
+        (index / outputs.LOCK).unlink()
+        assert contents(index) == before
+
+    @pytest.mark.parametrize("what", ["the directory", "its files"])
+    def test_an_index_that_vanishes_is_no_success(self, videos, model, tmp_path, monkeypatch, what):
+        encode, index = search_videos.encode_videos, tmp_path / "index"
+
+        def remove(network, clips):
+            for file in index.glob("vectors-*"):
+                shutil.rmtree(index) if what == "the directory" else file.unlink()
+            return encode(network, clips)
+
+        monkeypatch.setattr(search_videos, "encode_videos", remove)
+        with pytest.raises(REFUSAL, match="was removed"):
+            index_videos(videos, model, index, "--save_seconds", 0)
+        monkeypatch.undo()
+        index_videos(videos, model, index)
+        assert sorted(vectors(index)) == NAMES
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            *("", "{", "3", "{}", '{"videos": {}}', "[" * 100_000, "\0", "1" * 5000, "entry 3", 'entry {"row": 0}'),
+            *('entry {"shard": "a", "row": 0}', 'entry {"shard": 0, "row": -1}', 'entry {"shard": NaN, "row": 0}'),
+        ],
+    )
+    def test_a_damaged_index_is_named(self, index, videos, model, content):
+        if content.startswith("entry "):
+            whole = json.loads((index / "index.json").read_text())
+            content = json.dumps(whole | {"videos": {"0.gif": json.loads(content[6:])}})
+        (index / "index.json").write_text(content)
+        before = contents(index)
+        for act in (lambda: search(index, SENTENCE), lambda: index_videos(videos, model, index)):
+            with pytest.raises(REFUSAL, match="index.json"):
+                act()
+        assert contents(index) == before
+
+    def test_vectors_that_are_missing_or_damaged_are_named(self, index):
+        file, entry = index / "vectors-00000.safetensors", json.loads((index / "index.json").read_text())
+        whole = file.read_bytes()
+        for damage in (b"", whole[:-10], whole[:9], to_safetensors({"other": torch.zeros(1)})):
+            file.write_bytes(damage)
+            with pytest.raises(REFUSAL, match="vectors-00000.safetensors is damaged"):
+                search(index, SENTENCE)
+        file.write_bytes(whole)
+        entry["videos"]["0.gif"]["row"] = 7
+        (index / "index.json").write_text(json.dumps(entry))
+        with pytest.raises(REFUSAL, match=r"vectors-00000.safetensors is damaged: it has vectors of shape \(5, 4, 16\)"):
+            search(index, SENTENCE)
+        file.unlink()
+        with pytest.raises(REFUSAL, match="vectors-00000.safetensors is missing"):
+            search(index, SENTENCE)
+
+    def test_names_with_control_characters_are_found_and_printed_escaped(self, index, videos, model, capsys):
+        (videos / "0.gif").rename(videos / "\x1b[2Ja.gif")
+        (videos / "1.gif").rename(videos / "two\nlines.gif")
+        (videos / "\x1b[31m.mp4").write_text("no video")
+        index_videos(videos, model, index)
+        search(index, SENTENCE)
+        output = capsys.readouterr()
+        assert {rf"{videos}/\x1b[2Ja.gif", rf"{videos}/two\nlines.gif"} <= {path for path, _ in printed(output.out)}
+        assert "\x1b" not in output.out + output.err.replace("\x1b[A", "")
+        index_videos(videos, model, index)
+        assert "6 videos, of which 6 are done" in capsys.readouterr().out
 
 
 class TestRefusals:

@@ -3,13 +3,11 @@
 A list is one of
     JSON    `[{"video": PATH, "caption": TEXT or [TEXT, ...]}, ...]`, or with `"image"` in place of `"video"`
     JSONL   such an item a line
-    CSV     with a header that names its columns, such as `path,caption`
+    CSV     with a header that names its columns, such as `path,caption`; an item is a line
 where `path` may stand for `video` or `image`: the suffix then tells which. The path of a video may be an http(s) address.
 """
 
-import csv
-import io
-import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import NamedTuple
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from conversion.text_files import is_unicode, parse_json, read_lines, read_text, shorten, split_csv
 from modeling_videomamba.video_sources import is_address
 
 from .media_files import SUFFIXES, Media
@@ -76,10 +75,10 @@ def load_captions(source: str | Path, media_root: str | None = None) -> list[Cap
         files[path] = before._replace(captions=before.captions + _captions(row, where))
     if not files:
         raise ValueError(f"The list {source} is empty.")
-    if not any(is_address(path) or Path(path).exists() for path in files):
+    if not any(is_address(path) or os.path.exists(path) for path in files):
         raise FileNotFoundError(
-            f"None of the {len(files)} files in {source} exists, the first is {next(iter(files))}. Relative paths start from "
-            f"{root}: say otherwise with --media_root."
+            f"None of the {len(files)} files in {source} exists, the first is {shorten(next(iter(files)))}. "
+            f"Relative paths start from {root}: say otherwise with --media_root."
         )
     return list(files.values())
 
@@ -116,43 +115,46 @@ def _rows(source: Path) -> Iterator[tuple[str, dict]]:
     readers = {".json": _json_rows, ".jsonl": _jsonl_rows, ".csv": _csv_rows}
     if source.suffix.lower() not in readers:
         raise ValueError(f"{source}: a list of captions is a file that ends in {', '.join(readers)}.")
-    text = source.read_text(encoding="utf-8-sig")
-    for where, row in readers[source.suffix.lower()](text, str(source)):
+    for where, row in readers[source.suffix.lower()](source):
         if not isinstance(row, dict):
-            raise ValueError(f'{where}: expected an item such as {{"video": ..., "caption": ...}}, got {row!r}.')
+            raise ValueError(f'{where}: expected an item such as {{"video": ..., "caption": ...}}, got {shorten(row)}.')
         yield where, row
 
 
-def _json_rows(text: str, name: str) -> Iterator[tuple[str, dict]]:
-    rows = _parse(text, name)
+def _json_rows(source: Path) -> Iterator[tuple[str, object]]:
+    rows = parse_json(read_text(source), str(source))
     if not isinstance(rows, list):
-        raise ValueError(f"{name}: expected a list of items, got {type(rows).__name__}.")
+        raise ValueError(f"{source}: expected a list of items, got {shorten(rows)}.")
     for number, row in enumerate(rows, start=1):
-        yield f"{name}, item {number}", row
+        yield f"{source}, item {number}", row
 
 
-def _jsonl_rows(text: str, name: str) -> Iterator[tuple[str, dict]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"{name}, line {number}", _parse(line, f"{name}, line {number}")
+def _jsonl_rows(source: Path) -> Iterator[tuple[str, object]]:
+    for where, line in read_lines(source):
+        yield where, parse_json(line, where)
 
 
-def _csv_rows(text: str, name: str) -> Iterator[tuple[str, dict]]:
-    for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), start=1):
-        yield f"{name}, item {number}", row
-
-
-def _parse(text: str, where: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error}).") from error
+def _csv_rows(source: Path) -> Iterator[tuple[str, object]]:
+    lines = read_lines(source)
+    where, header = next(lines, (str(source), ""))
+    names = split_csv(header, where)
+    if "caption" not in names or len(set(names)) < len(names):
+        form = "a header of different names, such as `path,caption`"
+        raise ValueError(f"{where}: expected {form}, got {shorten(header)}.")
+    for where, line in lines:
+        fields = split_csv(line, where)
+        if len(fields) != len(names):
+            raise ValueError(
+                f"{where}: expected {len(names)} fields, as in the header, got {len(fields)}: {shorten(line)}. "
+                "A caption with a comma needs quotes around it."
+            )
+        yield where, dict(zip(names, fields))
 
 
 def _place(row: dict, root: Path, where: str) -> tuple[str, Media]:
     given = [name for name in ("video", "image", "path") if row.get(name)]
-    if len(given) != 1 or not isinstance(path := row[given[0]], str):
-        raise ValueError(f"{where}: expected one path, as `video`, `image` or `path`, got {row!r}.")
+    if len(given) != 1 or not isinstance(path := row[given[0]], str) or not is_unicode(path) or "\0" in path:
+        raise ValueError(f"{where}: expected one path, as `video`, `image` or `path`, got {shorten(row)}.")
     medium = given[0]
     if medium == "path":
         medium = "image" if Path(path).suffix.lower() in SUFFIXES["image"] else "video"
@@ -162,9 +164,10 @@ def _place(row: dict, root: Path, where: str) -> tuple[str, Media]:
 def _captions(row: dict, where: str) -> tuple[str, ...]:
     captions = row.get("caption")
     captions = [captions] if isinstance(captions, str) else captions
-    if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
-        raise ValueError(f"{where}: expected a `caption`, a text or a list of texts, got {row!r}.")
+    if not isinstance(captions, list) or not captions or not all(isinstance(x, str) and is_unicode(x) for x in captions):
+        raise ValueError(f"{where}: expected a `caption`, a text or a list of texts, got {shorten(row)}.")
     cleaned = tuple(map(clean_caption, captions))
     if "" in cleaned:
-        raise ValueError(f"{where}: the caption {captions[cleaned.index('')]!r} is empty, or nothing but punctuation.")
+        empty = shorten(captions[cleaned.index("")])
+        raise ValueError(f"{where}: the caption {empty} is empty, or nothing but punctuation.")
     return cleaned

@@ -28,6 +28,7 @@ from .media_lists import cut_into_windows, label_ids, label_values, load_splits,
 from .metrics import METRIC_NAMES, as_compute_metrics
 from .mixing import ClipMixing
 from .models import start_classifier
+from .outputs import hold
 from .settings import compare_settings, settings_of
 from .sides import names_with_sides
 
@@ -71,6 +72,7 @@ def prepare_classification(
         settings = settings_of(model_args, data_args, augmentation, args, *others)
         compare_settings(output_dir / "settings.json", settings)
         if is_main:
+            hold(output_dir)
             unreadable.file.unlink(missing_ok=True)
             if is_held_out:
                 write_list(validation, output_dir / "validation.csv")
@@ -86,8 +88,8 @@ def prepare_classification(
         labels = label_vectors(train, model.config.label2id, "train")
         validation_labels = label_vectors(validation, model.config.label2id, "validation")
     else:
-        labels = label_ids(train, model.config.label2id, "train")
-        validation_labels = label_ids(validation, model.config.label2id, "validation")
+        labels = label_ids(train, model.config.id2label, "train")
+        validation_labels = label_ids(validation, model.config.id2label, "validation")
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
     loss = ClassificationLoss(
         model_args.problem_type, class_weights_of(model_args.class_weights, labels, names, model_args.problem_type)

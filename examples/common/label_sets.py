@@ -9,6 +9,7 @@ from datasets import ClassLabel, Dataset, List, Value
 
 
 SEPARATOR = ";"
+MOST_LABELS = 1_000_000
 
 
 def label_set_names(videos: Dataset) -> list[str] | None:
@@ -22,11 +23,41 @@ def label_set_names(videos: Dataset) -> list[str] | None:
     return None if all(isinstance(label, int) for label in labels) else sorted(map(str, labels))
 
 
-def num_label_sets(videos: Dataset) -> int:
-    """How many labels there are, where they are bare numbers."""
+def num_label_sets(videos: Dataset, num_labels: int | None = None) -> int:
+    """How many labels there are, where they are bare numbers, see [`size_of_head`]."""
     if _is_vector(_element(videos)):
         return len(videos[0]["label"])
-    return 1 + max((label for labels in _lists(videos) for label in labels), default=0)
+    return size_of_head(videos, _lists(videos), num_labels)
+
+
+def size_of_head(videos: Dataset, ids: list[list[int]], num_labels: int | None = None) -> int:
+    """One more than the largest of the ids of all videos, or `num_labels`.
+
+    Raises:
+        ValueError: if labels are missing or are not ids, or if an id is too large. Without `num_labels`, an id must be below
+            1,000 or ten times the number of different ids: some classes may be missing in the data, but not nearly all.
+    """
+    if num_labels is not None and not 1 <= num_labels <= MOST_LABELS:
+        raise ValueError(f"--num_labels must be between 1 and {MOST_LABELS:,}, got {num_labels}.")
+    different = {label for labels in ids for label in labels}
+    bound = max(1000, 10 * len(different)) if num_labels is None else num_labels
+    for index, labels in enumerate(ids):
+        for label in labels:
+            if not isinstance(label, int) or label < 0:
+                raise ValueError(f"{origin_of(videos, index)}: expected a class id, 0 or more, got {label}.")
+            if label >= bound and num_labels is None:
+                raise ValueError(
+                    f"{origin_of(videos, index)}: the class id {label} is very large for data with {len(different)} different "
+                    "ids. If it is right, say how many classes there are, with --num_labels."
+                )
+            if label >= bound:
+                raise ValueError(f"{origin_of(videos, index)}: the class id {label} is not below --num_labels {num_labels}.")
+    return num_labels or max(different, default=0) + 1
+
+
+def origin_of(videos: Dataset, index: int) -> str:
+    """Words that say where a row is from."""
+    return videos[index].get("listed") or f"row {index + 1}"
 
 
 def label_vectors(videos: Dataset, label2id: dict[str, int], where: str) -> list[list[float]]:

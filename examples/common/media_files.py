@@ -3,6 +3,7 @@
 import mimetypes
 import os
 import sys
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Literal
@@ -97,6 +98,15 @@ def passed_over(others: Counter[str]) -> str:
     return f", {others.total():,} other {files} passed over ({', '.join(suffixes)})"
 
 
-def printable(name: str) -> str:
-    r"""The name of a file, with `\udce9` and the like for what is no UTF-8, which terminals, tables and pictures refuse."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+def printable(text: str) -> str:
+    r"""A text, such as the name of a file, that terminals and tables show as it is and that can be written as UTF-8.
+
+    Control characters, line ends, marks that turn the direction of writing, and halves of characters (what is not UTF-8 in a
+    name) become `\x1b`, `\n`, `\u202e`, `\udce9` and the like.
+    """
+    return "".join(char.encode("unicode_escape").decode() if _is_control(char) else char for char in text)
+
+
+def _is_control(char: str) -> bool:
+    is_control = unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
+    return is_control or unicodedata.bidirectional(char) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")

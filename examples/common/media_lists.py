@@ -6,7 +6,9 @@ trained.
 """
 
 import csv
+import math
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -14,15 +16,18 @@ import datasets
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, List, Value, Video
 
+from conversion.text_files import read_lines, shorten, split_csv
 from modeling_videomamba.video_sources import is_address
 
 from .frame_sampling import lvu_windows
-from .label_sets import label_field
-from .media_files import SUFFIXES, Media, find_files, passed_over, printable, report_passed_over, search_folder
+from .label_sets import label_field, origin_of, size_of_head
+from .media_files import SUFFIXES, Media, find_files, passed_over, report_passed_over, search_folder
+from .outputs import replacing
 
 
 HEADERS = {"label", "labels", "class", "class_id", "category"}  # what the second field of a header says
 FEATURES = {"video": Video, "image": Image}
+LONGEST = 1_000_000  # seconds that a video can be said to last
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
 
 
@@ -105,68 +110,75 @@ def read_class_folders(folder: Path, media: Media = "video") -> Dataset:
         if not found:
             raise ValueError(f"The class folder {folder / name} has no {media}s{passed_over(of_class)}.")
         others += of_class
-        paths += _names_in_table(found)
+        paths += map(_as_text, found)
         labels += [label] * len(found)
     report_passed_over(folder, media, len(paths), others)
-    features = Features({media: Value("string"), "label": ClassLabel(names=classes)})
+    features = Features({media: Value("string"), "label": ClassLabel(names=list(map(_as_text, classes)))})
     return Dataset.from_dict({media: paths, "label": labels}, features)
 
 
 def read_unlabelled_folder(folder: Path, media: Media = "video") -> Dataset:
     """All videos or images in a folder, at whatever depth."""
-    return Dataset.from_dict({media: _names_in_table(search_folder(folder, media))})
+    return Dataset.from_dict({media: list(map(_as_text, search_folder(folder, media)))})
 
 
 def read_list(path: Path, root: str | None = None, media: Media = "video", labelled: bool = True) -> Dataset:
-    """Videos or images from a list as the official code takes it, separated by commas or spaces.
+    """Videos or images from a list as the official code takes it, separated by commas, tabs or spaces.
 
     A line is `path label`, `path label seconds`, or `folder num_frames label` for a folder with one picture a frame; without
     labels, just `path`, see [`_path_and_more`]. A first line whose second field is `label`, `class` or the like is a header.
-    Labels are class ids, class names, or values to regress. The path of a video may be an http(s) address.
+    Labels are class ids, class names, or values to regress. The path of a video may be an http(s) address. The column `listed`
+    says where a row is from: `list.csv, line 3`.
 
     Without labels, lines that begin with `#` and a header that is just `path` or `video` are left out.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the list, and the line if it is one that is wrong.
     """
     start = Path(root) if root is not None else path.parent
     rows = _rows_of(path, start, media, labelled)
     if not rows:
         raise ValueError(f"The list {path} is empty.")
 
-    has_frame_folders = any(len(row) == 3 and (start / row[0].strip()).is_dir() for row in rows)
-    columns = {media: [], "label": [], "duration": []}
-    for row in rows:
-        fields = [field.strip() for field in row]
+    has_frame_folders = any(len(fields) == 3 and os.path.isdir(start / fields[0]) for _, fields in rows)
+    columns = {media: [], "label": [], "duration": [], "listed": [where for where, _ in rows]}
+    for where, fields in rows:
         if len(fields) == 1 and not labelled:
-            fields.append("")
+            fields = [*fields, ""]
         if len(fields) not in (2, 3):
-            raise ValueError(f"{path}: expected `path label`, `path label duration` or `folder frames label`, got {row}.")
+            form = "`path label`, `path label duration` or `folder frames label`"
+            raise ValueError(f"{where}: expected {form}, separated by commas, tabs or spaces, got {shorten(fields)}.")
+        if not fields[0]:
+            raise ValueError(f"{where}: there is no path before the label: {shorten(fields)}.")
+        if labelled and any(Path(part).suffix.lower() in SUFFIXES[media] for part in re.split(r"[,;\s]+", fields[-1])):
+            form = "a path with spaces needs commas or tabs before the label, one with commas needs quotes"
+            raise ValueError(f"{where}: the label holds the name of a file: {shorten(fields)}. In lists, {form}.")
         file = start / fields[0]
-        is_frame_folder = len(fields) == 3 and (file.is_dir() or (has_frame_folders and not file.exists()))
-        duration = None
-        if len(fields) == 3 and not is_frame_folder:
-            try:
-                duration = float(fields[2])
-            except ValueError:
-                raise ValueError(f"{path}: the third field of {row} is no number of seconds.") from None
+        is_frame_folder = len(fields) == 3 and (os.path.isdir(file) or (has_frame_folders and not os.path.exists(file)))
         columns[media].append(fields[0] if is_address(fields[0]) else str(file))
         columns["label"].append(fields[2] if is_frame_folder else fields[1])
-        columns["duration"].append(duration)
+        has_duration = len(fields) == 3 and not is_frame_folder
+        columns["duration"].append(_duration(fields[2], where) if has_duration else None)
     if None in columns["duration"]:
         del columns["duration"]
-    columns["label"] = _numbers(columns["label"])
-    if not labelled:
+    if labelled:
+        columns["label"] = _numbers(columns["label"], columns["listed"])
+    else:
         del columns["label"]
 
     missing = [file for file in columns[media] if not is_address(file) and not os.path.exists(file)]
     if len(missing) == len(rows):
         raise FileNotFoundError(
-            f"None of the {len(rows)} {media}s in {path} exists, the first is {missing[0]}. Relative paths start from "
-            f"{start}: say otherwise with --media_root."
+            f"None of the {len(rows)} {media}s in {path} exists, the first is {shorten(missing[0])}. "
+            f"Relative paths start from {start}: say otherwise with --media_root."
         )
     return Dataset.from_dict(columns)
 
 
 def cut_into_windows(videos: Dataset, length: float, stride: float) -> Dataset:
     """A row for every window of every video; lengths in seconds, see [`lvu_windows`]. The videos need a `duration`."""
+    if not (0 < length < math.inf and 0 < stride < math.inf):
+        raise ValueError(f"Windows need a length and a stride above 0 seconds, got {length:g} and {stride:g}.")
     if "duration" not in videos.column_names:
         raise ValueError("Windows need a list whose third column is the duration of the video in seconds.")
     rows = [
@@ -178,7 +190,7 @@ def cut_into_windows(videos: Dataset, length: float, stride: float) -> Dataset:
 def write_list(videos: Dataset, path: Path) -> None:
     """Writes a list that [`read_list`] takes, if the videos are files: bytes are left out."""
     feature = videos.features["label"]
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         for row in videos:
             if isinstance(source := source_of(row), str):
                 label = label_field(feature, row["label"])
@@ -214,38 +226,57 @@ def label_names(videos: Dataset) -> list[str] | None:
         raise ValueError("A video has several labels: --problem_type multi_label_classification learns them.")
     if isinstance(label, ClassLabel):
         return label.names
-    return sorted(set(videos["label"])) if label.dtype in ("string", "large_string") else None
+    return sorted(set(videos["label"]) - {None, ""}) if label.dtype in ("string", "large_string") else None
 
 
-def label_ids(videos: Dataset, label2id: dict[str, int], where: str) -> list[int]:
+def count_classes(videos: Dataset, num_labels: int | None = None) -> int:
+    """The size of a head for labels that are bare ids, see [`size_of_head`]."""
+    return size_of_head(videos, [[label] for label in videos["label"]], num_labels)
+
+
+def label_ids(videos: Dataset, id2label: dict[int, str], where: str) -> list[int]:
     """The labels of all videos as ids of the model's head.
 
     Raises:
-        ValueError: naming the labels that the head does not have.
+        ValueError: naming the labels that the head does not have, or has twice.
     """
     names = label_names(videos)
     labels = list(videos["label"])
-    if None in labels or (names is not None and -1 in labels):
-        raise ValueError(f"{where} has videos without a label.")
+    for index, label in enumerate(labels):
+        if label in (None, "") or (names is not None and label == -1):
+            raise ValueError(f"{where} has videos without a label, the first in {origin_of(videos, index)}.")
     if names is None:
-        strangers = sorted({label for label in labels if label not in range(len(label2id))})
+        known: dict = {float(i): i for i in id2label}
     else:
         labels = [names[label] if isinstance(label, int) else label for label in labels]
-        strangers = [name for name in names if name not in label2id]
+        known = {name: i for i, name in id2label.items()}
+        heads = Counter(id2label.values())
+        if repeated := [name for name in names if heads[name] > 1]:
+            raise ValueError(f"The model has several labels named {repeated[0]!r}, so {where} needs class ids, not names.")
+    strangers = sorted({label for label in labels if label not in known})
     if strangers:
-        some = ", ".join(repr(label) for label in strangers[:5]) + (", ..." if len(strangers) > 5 else "")
-        head = ", ".join(list(label2id)[:5])
+        some = ", ".join(map(shorten, strangers[:5])) + (", ..." if len(strangers) > 5 else "")
+        head = ", ".join(list(id2label.values())[:5])
         raise ValueError(
-            f"{where} has labels that the model's head of {len(label2id)} does not have: {some}. It has {head}, ..."
+            f"{where} has labels that the model's head of {len(id2label)} does not have: {some}. It has {head}, ... "
+            f"The first is in {origin_of(videos, labels.index(strangers[0]))}."
         )
-    return [int(label) for label in labels] if names is None else [label2id[name] for name in labels]
+    return [known[label] for label in labels]
 
 
 def label_values(videos: Dataset, where: str) -> list[float]:
-    """The labels of all videos as numbers to regress."""
+    """The labels of all videos as numbers to regress.
+
+    Raises:
+        ValueError: if there are others.
+    """
     if (names := label_names(videos)) is not None:
         raise ValueError(f"{where}: regression needs numbers as labels, got names such as {names[0]!r}.")
-    return [float(label) for label in videos["label"]]
+    labels = list(videos["label"])
+    for index, label in enumerate(labels):
+        if label is None or not math.isfinite(label):
+            raise ValueError(f"{origin_of(videos, index)}: regression needs a finite number, got {label}.")
+    return [float(label) for label in labels]
 
 
 def source_of(row: dict) -> str | dict:
@@ -259,9 +290,9 @@ def name_of(row: dict) -> str:
     return source if isinstance(source, str) else source.get("path") or f"<{len(source['bytes'])} bytes>"
 
 
-def _names_in_table(files: list[Path]) -> list[str]:
-    """Paths as a table can hold them: a name that is no UTF-8 becomes one that no file has, so it counts as unreadable."""
-    return [printable(str(file)) for file in files]
+def _as_text(name: str | Path) -> str:
+    """A name as a table can hold it: one that is not UTF-8 becomes one that no file has, so the file counts as unreadable."""
+    return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _load_hub(name: str, split: str, config: str | None, media: Media, labelled: bool) -> Dataset | None:
@@ -309,24 +340,35 @@ def _splits_in(folder: Path, suffix: str) -> dict[str, Path]:
     return {split: path for split, path in found.items() if path is not None}
 
 
-def _rows_of(path: Path, root: Path, media: Media, labelled: bool) -> list[list[str]]:
-    """The fields of all lines of a list, without its header."""
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"The list {path} is no text in UTF-8: {error}.") from error
+def _rows_of(path: Path, root: Path, media: Media, labelled: bool) -> list[tuple[str, list[str]]]:
+    """The fields of all lines of a list, without its header, each after the words that say where it is."""
+    lines = [(where, line.strip()) for where, line in read_lines(path)]
     if not labelled:
-        lines = [line for line in map(str.strip, lines) if not line.startswith("#") or os.path.exists(root / line)]
-        if lines and lines[0].lower() in ("path", media):
+        lines = [(where, line) for where, line in lines if not _is_comment(line, root, media)]
+        if lines and lines[0][1].lower() in ("path", media):
             lines = lines[1:]
-    separated_by_commas = bool(lines) and "," in lines[0]
-    rows = list(csv.reader(lines)) if separated_by_commas else [_split_at_spaces(line, root, media) for line in lines]
-    if rows and len(rows[0]) > 1 and rows[0][1].strip().lower() in HEADERS:
-        return rows[1:]
-    return rows if labelled else [_path_and_more(line, root, media) for line in lines]
+    if not lines:
+        return []
+
+    first = lines[0][1]
+    by_commas = "," in first and "\t" not in first
+    names = first.split(",") if by_commas else _split_at_spaces(first, root, media)
+    has_header = len(names) > 1 and names[1].strip(' "').lower() in HEADERS
+    if labelled or has_header:
+        return [
+            (where, _split_at_commas(line, where) if by_commas else _split_at_spaces(line, root, media))
+            for where, line in lines[has_header:]
+        ]
+    return [(where, _path_and_more(line, where, root, media)) for where, line in lines]
 
 
-def _path_and_more(line: str, root: Path, media: Media) -> list[str]:
+def _is_comment(line: str, root: Path, media: Media) -> bool:
+    """Whether a line begins with `#`, which is not the name of a file there."""
+    names = line, line.split(",")[0], _split_at_spaces(line, root, media)[0]
+    return line.startswith("#") and not any(os.path.exists(root / name) for name in names)
+
+
+def _path_and_more(line: str, where: str, root: Path, media: Media) -> list[str]:
     """The line as a path or address, unless it has a label or more after one, as a labelled list does without a header."""
 
     def is_path(text: str) -> bool:
@@ -334,26 +376,59 @@ def _path_and_more(line: str, root: Path, media: Media) -> list[str]:
 
     if is_path(line):
         return [line]
-    for fields in (next(csv.reader([line])), _split_at_spaces(line, root, media)):
-        if (first := fields[0].strip()) and is_path(first):
+    for fields in (_split_at_commas(line, where), _split_at_spaces(line, root, media)):
+        if (first := fields[0]) and is_path(first):
             return fields
     return [line]
 
 
+def _split_at_commas(line: str, where: str) -> list[str]:
+    """Fields of a line of CSV, without empty ones after the second, which spreadsheets add to short lines."""
+    fields = split_csv(line, where)
+    while len(fields) > 2 and not fields[-1]:
+        fields.pop()
+    return fields
+
+
 def _split_at_spaces(line: str, root: Path, media: Media) -> list[str]:
-    """Fields of a line whose path may itself hold spaces."""
+    """Fields of a line whose path may itself hold spaces; at its tabs, if it has some."""
     if Path(line).suffix.lower() in SUFFIXES[media]:
         return [line]
+    if "\t" in line:
+        return [field.strip() for field in line.split("\t") if field.strip()]
     three = line.rsplit(maxsplit=2)
     two = line.rsplit(maxsplit=1)
     is_two = len(three) < 3 or Path(two[0]).suffix.lower() in SUFFIXES[media] or os.path.exists(root / two[0])
     return two if is_two else three
 
 
-def _numbers(labels: list[str]) -> list[int] | list[float] | list[str]:
+def _duration(text: str, where: str) -> float:
+    try:
+        duration = float(text)
+    except ValueError:
+        duration = math.nan
+    if not 0 < duration <= LONGEST:
+        raise ValueError(
+            f"{where}: the third field is not a number of seconds, above 0 and up to {LONGEST:,}: {shorten(text)}."
+        )
+    return duration
+
+
+def _numbers(labels: list[str], listed: list[str]) -> list[int] | list[float] | list[str]:
+    """All labels as whole numbers, else all as numbers, else all as they are, as if one is missing.
+
+    Raises:
+        ValueError: for a number that no computer counts with.
+    """
+    if any("_" in label for label in labels):  # which Python takes for numbers: 1_0 is 10
+        return labels
     for number in (int, float):
         try:
-            return [number(label) for label in labels]
+            numbers = [number(label) for label in labels]
         except ValueError:
             continue
+        for value, label, where in zip(numbers, labels, listed):
+            if not -(2**63) <= value < 2**63:  # nor is nan
+                raise ValueError(f"{where}: the label {shorten(label)} is not finite, or larger than any label can be.")
+        return numbers
     return labels

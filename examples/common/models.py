@@ -27,7 +27,7 @@ from .checks import check_model
 from .command import did_you_mean
 from .label_sets import label_set_names, num_label_sets
 from .media_files import Media
-from .media_lists import label_names
+from .media_lists import count_classes, label_names
 
 
 SIZES = ("tiny", "small", "middle", "base")
@@ -100,9 +100,8 @@ def start_classifier(
         names = labels_of(files, None, args.num_labels, args.problem_type)
         in_any_order = names is not None
         names = names or labels_of(files, labels_file, args.num_labels, args.problem_type)
-        num_labels = (
-            len(names) if names else args.num_labels or (num_label_sets(files) if has_several else max(files["label"]) + 1)
-        )
+        count = num_label_sets if has_several else count_classes
+        num_labels = len(names) if names else count(files, args.num_labels)
         own_names = [config.id2label[i] for i in range(config.num_labels)]
         keeps_head = config.num_labels == num_labels and (
             names is None or names == own_names or (in_any_order and set(names) == set(own_names))

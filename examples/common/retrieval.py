@@ -75,11 +75,10 @@ class RetrievalClips(Dataset):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | None]:
         try:
-            frames = read_middle_frames(self.files[index], self.num_frames, self.seconds)
-        except (ValueError, OSError) as error:
+            return index, self._transform(read_middle_frames(self.files[index], self.num_frames, self.seconds))
+        except Exception as error:  # of whatever type: no file may end the run
             self.unreadable.add(self.files[index].path, error)
             return index, None
-        return index, self._transform(frames)
 
     def _transform(self, frames: Tensor) -> Tensor:
         [clip] = self.processor(

@@ -8,6 +8,7 @@ from transformers import EarlyStoppingCallback, set_seed
 
 from .clips import UnreadableFiles
 from .command import say_when_interrupted
+from .outputs import check_held, release
 from .settings import check_settings
 from .trainer import VideoMambaTrainer, last_complete_checkpoint
 
@@ -80,7 +81,14 @@ def save_and_validate(trainer: VideoMambaTrainer, unreadable: UnreadableFiles) -
 
 
 def finish(trainer: VideoMambaTrainer) -> None:
-    """Uploads the model, if that is wanted, and ends the group of processes: left to themselves, some abort at their end."""
+    """Uploads the model, if that is wanted, and ends the group of processes: left to themselves, some abort at their end.
+
+    Raises:
+        FileNotFoundError: if the output directory was removed during the run.
+    """
+    if trainer.is_world_process_zero():
+        check_held(trainer.args.output_dir)
+        release(trainer.args.output_dir)
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
     PartialState().destroy_process_group()

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import TextIO
 
+from conversion.text_files import parse_json
+
 
 def fingerprint(*parts: bytes) -> str:
     """16 letters that change with any of the parts."""
@@ -17,14 +19,28 @@ def fingerprint(*parts: bytes) -> str:
 
 
 def read_parts(folder: Path, key: str, name: str = "part") -> dict[int | str, dict]:
-    """The rows in all files `{name}-*.jsonl`, by what they have for `key`."""
+    """The rows in all files `{name}-*.jsonl`, by what they have for `key`.
+
+    Raises:
+        ValueError: naming a file and its line, if somebody else wrote it or it is damaged.
+    """
     rows = {}
-    for part in folder.glob(f"{name}-*.jsonl"):
-        for line in part.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):  # else the process was killed while it wrote the line
-                row = json.loads(line)
-                rows[row[key]] = row
+    for part in sorted(folder.glob(f"{name}-*.jsonl")):
+        *lines, _ = part.read_bytes().split(b"\n")  # the last one, if it is not empty, was cut off when the process was killed
+        for number, line in enumerate(lines, start=1):
+            row = _parse_row(line, key, f"{part}, line {number}")
+            rows[row[key]] = row
     return rows
+
+
+def _parse_row(line: bytes, key: str, where: str) -> dict:
+    try:
+        row = parse_json(line.decode("ascii", "backslashreplace"), where)
+        if not isinstance(row, dict) or not isinstance(row.get(key), int | str):
+            raise ValueError(f"{where}: not a row of this script.")
+    except ValueError as error:
+        raise ValueError(f"{error} Remove the file to have its videos done again.") from None
+    return row
 
 
 def open_part(file: Path) -> TextIO:

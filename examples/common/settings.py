@@ -4,7 +4,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from conversion.text_files import parse_json, read_text
+
 from .arguments import MediaArguments, VideoMambaTrainingArguments
+from .outputs import replacing
 
 
 CHOSEN = {
@@ -40,9 +43,8 @@ def check_settings(file: Path, settings: dict, notes: dict | None = None) -> Non
         ValueError: naming the settings that differ.
     """
     if not file.exists():
-        unfinished = file.with_suffix(".tmp")
-        unfinished.write_text(json.dumps((notes or {}) | settings, indent=2), encoding="utf-8")
-        unfinished.replace(file)
+        with replacing(file) as unfinished:
+            unfinished.write_text(json.dumps((notes or {}) | settings, indent=2), encoding="utf-8")
     compare_settings(file, settings)
 
 
@@ -50,7 +52,9 @@ def compare_settings(file: Path, settings: dict) -> None:
     """As [`check_settings`], but writes nothing: for what comes before the first result."""
     if not file.exists():
         return
-    before = json.loads(file.read_text(encoding="utf-8"))
+    before = parse_json(read_text(file), str(file))
+    if not isinstance(before, dict):
+        raise ValueError(f"{file}: not the settings of a run. Give another --output_dir, or remove this one.")
     names = [name for name in settings if before.get(name) != settings[name]]
     if names:
         changes = "; ".join(f"{name} was {before.get(name)} and is {settings[name]}" for name in names)

@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Self
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from conversion.text_files import parse_json, read_text
+
+from .outputs import check_held, replacing
 from .score_files import fingerprint
 
 
@@ -46,6 +50,14 @@ def stamp(video: Path) -> dict[str, int | None]:
     return {"size": status.st_size, "modified": status.st_mtime_ns}
 
 
+def _is_entry(video: object) -> bool:
+    """Whether this is what an index knows of a video: it has a place among the vectors, or a reason why not."""
+    if not isinstance(video, dict):
+        return False
+    place = video.get("shard"), video.get("row")
+    return "error" in video or all(type(number) is int and number >= 0 for number in place)
+
+
 @dataclass
 class VideoIndex:
     """The videos of a folder, each with its vectors, or with the reason why it has none.
@@ -69,11 +81,20 @@ class VideoIndex:
         """
         Raises:
             FileNotFoundError: if there is no index.
+            ValueError: if it is damaged.
         """
         file = directory / "index.json"
         if not file.exists():
             raise FileNotFoundError(f"There is no index in {directory}.")
-        return cls(directory, **json.loads(file.read_text(encoding="utf-8")))
+        content = parse_json(read_text(file), str(file))
+        if not (
+            isinstance(content, dict)
+            and content.keys() == {"folder", "model", "model_fingerprint", "videos"}
+            and isinstance(content["videos"], dict)
+            and all(map(_is_entry, content["videos"].values()))
+        ):
+            raise ValueError(f"{file}: not an index of videos, or a damaged one. Make another --index.")
+        return cls(directory, **content)
 
     @classmethod
     def read_or_start(cls, directory: Path, folder: str, model: str, model_fingerprint: str) -> Self:
@@ -89,7 +110,7 @@ class VideoIndex:
                 raise ValueError(f"{directory} is an index of {index.folder}, not of {folder}: give another --index.")
             index.folder, index.model = folder, model
             return index
-        if directory.exists() and any(path.suffix != ".tmp" for path in directory.iterdir()):
+        if directory.exists() and any(not path.name.startswith(".") for path in directory.iterdir()):
             raise ValueError(f"{directory} has files, but no index: give another --index.")
         return cls(directory, folder, model, model_fingerprint)
 
@@ -121,21 +142,33 @@ class VideoIndex:
         self.videos[name] = stamp | {"error": reason}
 
     def save(self) -> None:
-        """From here on, what was added outlives the process."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        """From here on, what was added outlives the process, which holds the directory, see [`hold`].
+
+        Raises:
+            OSError: if the directory was removed, or has no room.
+        """
+        check_held(self.directory)
         if self.waiting:
             names, stamps, vectors = zip(*self.waiting)
             shard = 1 + max((video.get("shard", -1) for video in self.videos.values()), default=-1)
-            unfinished = self.directory / "vectors.tmp"
-            unfinished.write_bytes(to_safetensors({"frames": torch.stack(vectors)}))
-            unfinished.replace(self._file(shard))
+            with replacing(self._file(shard)) as unfinished:
+                unfinished.write_bytes(to_safetensors({"frames": torch.stack(vectors)}))
             self.videos |= {name: s | {"shard": shard, "row": row} for row, (name, s) in enumerate(zip(names, stamps))}
             self.waiting = []
         content = {name: getattr(self, name) for name in ("folder", "model", "model_fingerprint", "videos")}
-        unfinished = self.directory / "index.tmp"
-        unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        unfinished.replace(self.directory / "index.json")
+        with replacing(self.directory / "index.json") as unfinished:
+            unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
         self._remove_unused_shards()
+
+    def check_whole(self) -> None:
+        """
+        Raises:
+            FileNotFoundError: if a file with vectors is missing on disk, or the directory is another one.
+        """
+        check_held(self.directory)
+        for video in self.videos.values():
+            if "shard" in video and not self._file(video["shard"]).is_file():
+                raise FileNotFoundError(f"{self._file(video['shard'])} was removed while the index was made. Start again.")
 
     def _remove_unused_shards(self) -> None:
         used = {self._file(video["shard"]) for video in self.videos.values() if "shard" in video}
@@ -150,7 +183,7 @@ class VideoIndex:
         """The videos that have vectors, and the means over their frames `(videos, width)`.
 
         Raises:
-            ValueError: if there are none.
+            ValueError: if there are none, or a file with vectors is missing or damaged.
         """
         by_shard = defaultdict(list)
         for name, video in self.videos.items():
@@ -160,10 +193,22 @@ class VideoIndex:
             raise ValueError(f"The index {self.directory} has no videos.")
         names, means = [], []
         for shard, entries in by_shard.items():
-            frames = load_file(self._file(shard))["frames"]
+            frames = self._load(shard, 1 + max(row for _, row in entries))
             names += [name for name, _ in entries]
             means.append(frames[[row for _, row in entries]].float().mean(dim=1))
         return names, torch.cat(means)
+
+    def _load(self, shard: int, num_videos: int) -> Tensor:
+        """The vectors in a file, `(videos, frames, width)`, of at least so many videos."""
+        file = self._file(shard)
+        try:
+            frames = load_file(file)["frames"]
+        except (FileNotFoundError, SafetensorError, KeyError) as error:
+            problem = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
+            raise ValueError(f"{file} is {problem}. Unless another run is indexing just now, make the index again.") from error
+        if frames.ndim != 3 or len(frames) < num_videos:
+            raise ValueError(f"{file} is damaged: it has vectors of shape {tuple(frames.shape)}. Make the index again.")
+        return frames
 
     def path_of(self, name: str) -> str:
         return os.path.join(self.folder, name)
