@@ -27,6 +27,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_videomamba import VideoMambaConfig
 from .linear_onednn import linear
+from .operators import is_transformed
 from .scan_implementations import (
     ScanInputs,
     continue_scan,
@@ -236,7 +237,7 @@ class VideoMambaMixer(nn.Module):
         return scan_directions(lanes, reverse, gate, self.scan_implementation)
 
     def _number_of_chunks(self, hidden_states: Tensor) -> int:
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or is_transformed():
             return 1
         if hidden_states.is_meta or isinstance(hidden_states, FakeTensor):
             return 1
