@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .numba_common import announce_compilation, empty, fill_up, flat, in_threads, zeros
 from .numba_vectors import WIDTH, compiled, load, pointer, sigmoid, silu, splat, store
+from .operators import custom_operator
 
 
 @compiled
@@ -135,19 +136,16 @@ class _Convolutions:
         return dx, dweights.sum(1).transpose(1, 2), dbiases.sum(1)
 
 
-@torch.library.custom_op("videomamba::causal_conv1d_numba", mutates_args=(), device_types="cpu")
-def _convolutions(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
+def _run(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
     outputs = _Convolutions(x, weights, biases, reverse).forward()
     return [output[..., : x.shape[2]].contiguous() for output in outputs]
 
 
-@_convolutions.register_fake
-def _(x, weights, biases, reverse):
+def _fake(x, weights, biases, reverse):
     return [x.new_empty(x.shape) for _ in weights]
 
 
-@torch.library.custom_op("videomamba::causal_conv1d_numba_backward", mutates_args=(), device_types="cpu")
-def _convolutions_backward(
+def _run_backward(
     grads: list[Tensor], x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]
 ) -> list[Tensor]:
     dx, dweights, dbiases = _Convolutions(x, weights, biases, reverse).backward(grads)
@@ -157,8 +155,7 @@ def _convolutions_backward(
     return [dx[..., :channels].to(x.dtype).contiguous(), *gradients]
 
 
-@_convolutions_backward.register_fake
-def _(grads, x, weights, biases, reverse):
+def _fake_backward(grads, x, weights, biases, reverse):
     return [tensor.new_empty(tensor.shape) for tensor in (x, *weights, *biases)]
 
 
@@ -174,7 +171,8 @@ def _differentiate(ctx, grads):
     return dx, gradients[:n], gradients[n:], None
 
 
-_convolutions.register_autograd(_differentiate, setup_context=_save_for_backward)
+_convolutions = custom_operator("causal_conv1d_numba", _run, _fake, _differentiate, _save_for_backward, device_types="cpu")
+_convolutions_backward = custom_operator("causal_conv1d_numba_backward", _run_backward, _fake_backward, device_types="cpu")
 
 
 def causal_conv1d(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:

@@ -10,6 +10,7 @@ same bits.
 import torch
 from torch import Tensor
 
+from .operators import custom_operator
 from .tensor_layout import evenly_spaced
 from .triton_common import bit_mask, pair, sigmoid, tl, triton
 
@@ -135,8 +136,7 @@ def _launch(x: Tensor, weights: list[Tensor], reverse: list[bool]) -> tuple[tupl
     return (triton.cdiv(dim, options["CHANNELS"]), triton.cdiv(length, ROWS), batch), options
 
 
-@torch.library.custom_op("videomamba::causal_conv1d_triton", mutates_args=())
-def _convolutions(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
+def _run(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
     x, weights, biases = evenly_spaced(x), [w.contiguous() for w in weights], [b.contiguous() for b in biases]
     outputs = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in weights]
     grid, options = _launch(x, weights, reverse)
@@ -146,13 +146,11 @@ def _convolutions(x: Tensor, weights: list[Tensor], biases: list[Tensor], revers
     return outputs
 
 
-@_convolutions.register_fake
-def _(x, weights, biases, reverse):
+def _fake(x, weights, biases, reverse):
     return [x.new_empty(x.shape) for _ in weights]
 
 
-@torch.library.custom_op("videomamba::causal_conv1d_triton_backward", mutates_args=())
-def _convolutions_backward(
+def _run_backward(
     grads: list[Tensor], x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, weights, biases = evenly_spaced(x), [w.contiguous() for w in weights], [b.contiguous() for b in biases]
@@ -173,8 +171,7 @@ def _convolutions_backward(
     return dx, dweight.sum(0).transpose(1, 2).contiguous(), dbias.sum(0)
 
 
-@_convolutions_backward.register_fake
-def _(grads, x, weights, biases, reverse):
+def _fake_backward(grads, x, weights, biases, reverse):
     lanes, (dim, width) = len(weights), weights[0].shape
     options = {"dtype": torch.float32}
     return x.new_empty(x.shape), x.new_empty(lanes, dim, width, **options), x.new_empty(lanes, dim, **options)
@@ -194,7 +191,8 @@ def _differentiate(ctx, grads):
     return dx, dweights, [d.to(b.dtype) for d, b in zip(dbiases, biases)], None
 
 
-_convolutions.register_autograd(_differentiate, setup_context=_save_for_backward)
+_convolutions = custom_operator("causal_conv1d_triton", _run, _fake, _differentiate, _save_for_backward)
+_convolutions_backward = custom_operator("causal_conv1d_triton_backward", _run_backward, _fake_backward)
 
 
 def causal_conv1d(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:

@@ -13,12 +13,24 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
 
 
 DTYPES = (torch.float32, torch.bfloat16)
 BLOCK, FEW = 64, 16  # rows
+
+
+def project(module: nn.Module, input: Tensor) -> Tensor:
+    """`module(input)`, by oneDNN if that is a plain `nn.Linear`, with nothing attached to it.
+
+    Libraries quantise, adapt, offload or watch a linear layer by replacing it, its class or its `forward`, or by hooks. All of
+    them find an `nn.Linear` in the model, and are called as they expect.
+    """
+    if _is_plain_linear(module) and _can_take_onednn(input, module.weight, module.bias):
+        return _linear_by_onednn(input, module.weight, module.bias)
+    return module(input)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -26,8 +38,10 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     `torch.backends.mkldnn.flags(enabled=False)` turns oneDNN off here, as it does in the rest of PyTorch.
     """
-    if torch.compiler.is_compiling() or not _can_take_onednn(input, weight, bias):
-        return F.linear(input, weight, bias)
+    return (_linear_by_onednn if _can_take_onednn(input, weight, bias) else F.linear)(input, weight, bias)
+
+
+def _linear_by_onednn(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     *shape, features = input.shape
     rows = math.prod(shape)
     if rows < BLOCK or not 0 < rows % BLOCK < FEW:
@@ -37,6 +51,15 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     for part in (slice(whole), slice(whole, None)):
         _product(x[part], weight, bias, output[part])
     return output.view(*shape, -1)
+
+
+def _is_plain_linear(module: nn.Module) -> bool:
+    return (
+        not torch.compiler.is_compiling()
+        and type(module) is nn.Linear
+        and "forward" not in module.__dict__
+        and not (module._forward_pre_hooks or module._forward_hooks or _has_any_global_hook())
+    )
 
 
 def _product(input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor | None = None) -> Tensor:
@@ -52,7 +75,8 @@ def _product(input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor 
 
 def _can_take_onednn(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
-        onednn_is_faster()
+        not torch.compiler.is_compiling()
+        and onednn_is_faster()
         and torch.backends.mkldnn.enabled
         and all(x is None or (_is_plain(x) and x.dtype == input.dtype) for x in (input, weight, bias))
         and (bias is None or bias.is_contiguous())  # it does not look at the strides of a bias

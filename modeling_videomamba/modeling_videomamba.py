@@ -26,7 +26,8 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_videomamba import VideoMambaConfig
-from .linear_onednn import linear
+from .linear_onednn import linear, project
+from .operators import is_transformed
 from .scan_implementations import (
     ScanInputs,
     continue_scan,
@@ -170,17 +171,6 @@ class VideoMambaTimeStepProjection(nn.Module):
         return linear(time_step, self.weight), self.bias
 
 
-class VideoMambaLinear(nn.Linear):
-    """A projection of all tokens, by whichever library is fast at it."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return linear(input, self.weight, self.bias)
-
-
-class VideoMambaOutputProjection(VideoMambaLinear):
-    """Projects back into the residual stream. A class of its own for its initialisation, which depends on the depth."""
-
-
 class VideoMambaScanDirection(nn.Module):
     """What one direction owns: its convolution, its input-dependent delta, B and C, and its A and D (Mamba, section 3.4)."""
 
@@ -188,14 +178,15 @@ class VideoMambaScanDirection(nn.Module):
         super().__init__()
         self.sizes = (config.time_step_rank, config.state_size, config.state_size)
         self.conv1d = VideoMambaCausalConv1d(config)
-        self.x_proj = VideoMambaLinear(config.intermediate_size, sum(self.sizes), bias=False)
+        self.x_proj = nn.Linear(config.intermediate_size, sum(self.sizes), bias=False)
         self.dt_proj = VideoMambaTimeStepProjection(config)
         self.A_log = nn.Parameter(torch.zeros(config.intermediate_size, config.state_size))
         self.D = nn.Parameter(torch.ones(config.intermediate_size))
 
     def forward(self, u: Tensor) -> ScanInputs:
         """`u`: the convolved tokens `(batch, length, intermediate_size)`."""
-        time_step, B, C = self.x_proj(u).split(self.sizes, dim=-1)  # (batch, length, rank), 2 x (batch, length, state)
+        projected = project(self.x_proj, u)
+        time_step, B, C = projected.split(self.sizes, dim=-1)  # (batch, length, rank), 2 x (batch, length, state)
         delta, delta_bias = self.dt_proj(time_step)  # (batch, length, intermediate)
         A = -torch.exp(self.A_log.float())
         return ScanInputs(u, delta, A, B, C, self.D.float(), delta_bias.float())
@@ -209,22 +200,23 @@ class VideoMambaMixer(nn.Module):
         self.scan_implementation = config.scan_implementation
         self.chunk_size = config.mixer_chunk_size
         self.forward_orders, self.backward_orders = scan_orders(config, layer_idx)
-        self.in_proj = VideoMambaLinear(config.hidden_size, 2 * config.intermediate_size, bias=config.use_bias)
+        self.in_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.use_bias)
         self.forward_scan = VideoMambaScanDirection(config)
         self.backward_scan = VideoMambaScanDirection(config) if config.bidirectional else None
-        self.out_proj = VideoMambaOutputProjection(config.intermediate_size, config.hidden_size, bias=config.use_bias)
+        self.out_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
+        self.out_proj.is_residual_projection = True  # its initialisation depends on the depth
 
     def forward(self, hidden_states: Tensor, temporal_order: tuple[Tensor, Tensor] | None = None) -> Tensor:
         if (chunks := self._number_of_chunks(hidden_states)) > 1:
             return torch.cat([self._mix_in_chunks(sample, chunks) for sample in hidden_states.split(1)])
-        x, gate = self.in_proj(hidden_states).chunk(2, dim=-1)  # 2 x (batch, length, intermediate)
+        x, gate = project(self.in_proj, hidden_states).chunk(2, dim=-1)  # 2 x (batch, length, intermediate)
         y = 0
         if "spatial" in self.forward_orders + self.backward_orders:
             y = self._scan(x, gate, "spatial")
         if "temporal" in self.forward_orders + self.backward_orders:
             permutation, inverse = temporal_order
             y = y + self._scan(x[:, permutation], gate[:, permutation], "temporal")[:, inverse]
-        return self.out_proj(y)
+        return project(self.out_proj, y)
 
     def _scan(self, x: Tensor, gate: Tensor, order: str) -> Tensor:
         scans = [self.forward_scan] * (order in self.forward_orders) + [self.backward_scan] * (order in self.backward_orders)
@@ -236,7 +228,7 @@ class VideoMambaMixer(nn.Module):
         return scan_directions(lanes, reverse, gate, self.scan_implementation)
 
     def _number_of_chunks(self, hidden_states: Tensor) -> int:
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or is_transformed():
             return 1
         if hidden_states.is_meta or isinstance(hidden_states, FakeTensor):
             return 1
@@ -254,7 +246,7 @@ class VideoMambaMixer(nn.Module):
         """
         projected, outputs, states = [], [], None
         for chunk in hidden_states.tensor_split(number, dim=1):
-            x, gate = self.in_proj(chunk).chunk(2, dim=-1)  # 2 x (1, chunk, intermediate)
+            x, gate = project(self.in_proj, chunk).chunk(2, dim=-1)  # 2 x (1, chunk, intermediate)
             u = self._convolve_chunk(self.forward_scan, x, projected[-1][0] if projected else None)
             last_gate = gate if self.backward_scan is None else None
             y, states = continue_scan(self.forward_scan(u), False, last_gate, states, None, self.scan_implementation)
@@ -266,7 +258,7 @@ class VideoMambaMixer(nn.Module):
             if self.backward_scan is not None:
                 lane, y = self.backward_scan(self._convolve_chunk(self.backward_scan, x, following)), outputs[i]
                 outputs[i], states = continue_scan(lane, True, gate, states, y, self.scan_implementation)
-            outputs[i] = self.out_proj(outputs[i].to(x.dtype))  # (1, chunk, hidden)
+            outputs[i] = project(self.out_proj, outputs[i].to(x.dtype))  # (1, chunk, hidden)
             following = x
         return torch.cat(outputs, dim=1)
 
@@ -390,7 +382,7 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
             if module.bias is not None:
                 init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, (nn.Linear, VideoMambaTimeStepProjection)):
-            if isinstance(module, VideoMambaOutputProjection):
+            if getattr(module, "is_residual_projection", False):
                 bound = 1 / math.sqrt(module.in_features * self.config.num_hidden_layers)
                 init.uniform_(module.weight, -bound, bound)
             else:

@@ -26,6 +26,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from transformers.utils import logging
 
+from .operators import NO_FORWARD_MODE, is_transformed
+
 
 logger = logging.get_logger(__name__)
 
@@ -113,7 +115,7 @@ def run_lanes(
 def _refuse_tangents(*tensors: Tensor) -> None:
     """PyTorch would take derivatives in forward mode for zero: it lets a custom operator define those of reverse mode only."""
     if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(x).tangent is not None for x in tensors):
-        raise NotImplementedError("The selective scan has no derivatives in forward mode: use `backward` or `torch.autograd`.")
+        raise NotImplementedError(NO_FORWARD_MODE)
 
 
 def choose_scan_implementation(
@@ -158,6 +160,8 @@ def _why_not(implementation: str, device_type: str, dtype: torch.dtype, state_si
     """Why an implementation cannot run on such tensors; `None` if it can."""
     if implementation == "torch":
         return None
+    if implementation == "mamba_ssm" and is_transformed():
+        return "transforms of torch.func cannot look into it"
     needed = "cpu" if implementation == "numba" else "cuda"
     if device_type != needed:
         return f"it needs {needed.upper()} tensors, these are on {device_type}"

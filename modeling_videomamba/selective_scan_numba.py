@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .numba_common import announce_compilation, empty, fill_up, flat, in_threads, shares, zeros
 from .numba_vectors import WIDTH
+from .operators import custom_operator
 from .selective_scan_numba_kernels import FASTEST_DECAY, LOG2_E, SPAN, gradients, outputs, scratch_sizes
 
 
@@ -94,8 +95,7 @@ class _Scan:
         return dgate, du[..., cut], ddelta[..., cut], dA[:, cut], dB.sum(0), dC.sum(0), dD.sum(1)[:, cut], dbias.sum(1)[:, cut]
 
 
-@torch.library.custom_op("videomamba::selective_scan_numba", mutates_args=(), device_types="cpu")
-def _scan(
+def _run(
     u: list[Tensor],
     delta: list[Tensor],
     A: list[Tensor],
@@ -115,8 +115,7 @@ def _scan(
     return output.contiguous(), states.contiguous(), y, saved
 
 
-@_scan.register_fake
-def _(u, delta, A, B, C, D, delta_bias, z, reverse, delta_softplus, save):
+def _fake(u, delta, A, B, C, D, delta_bias, z, reverse, delta_softplus, save):
     (batch, length, dim), state = u[0].shape, A[0].shape[1]
     filled = (dim + WIDTH - 1) // WIDTH * WIDTH
     y = u[0].new_empty((batch, length, filled) if save and z is not None else 0)
@@ -125,8 +124,7 @@ def _(u, delta, A, B, C, D, delta_bias, z, reverse, delta_softplus, save):
     return u[0].new_empty(u[0].shape), states, y, states.new_empty(len(u), batch, spans, filled // WIDTH, state, WIDTH)
 
 
-@torch.library.custom_op("videomamba::selective_scan_numba_backward", mutates_args=(), device_types="cpu")
-def _scan_backward(
+def _run_backward(
     grad: Tensor,
     y: Tensor,
     saved: Tensor,
@@ -145,8 +143,7 @@ def _scan_backward(
     return [x.contiguous() for x in grads if x is not None]
 
 
-@_scan_backward.register_fake
-def _(grad, y, saved, u, delta, A, B, C, D, delta_bias, z, reverse, delta_softplus):
+def _fake_backward(grad, y, saved, u, delta, A, B, C, D, delta_bias, z, reverse, delta_softplus):
     grads = [] if z is None else [u[0].new_empty(z.shape)]
     grads += [u[0].new_empty(len(x), *x[0].shape) for x in (u, delta)]
     return grads + [x[0].new_empty(len(x), *x[0].shape, dtype=torch.float32) for x in (A, B, C, D, delta_bias)]
@@ -172,7 +169,8 @@ def _differentiate(ctx, grad, *_):
     return *grads, dz, None, None, None
 
 
-_scan.register_autograd(_differentiate, setup_context=_save_for_backward)
+_scan = custom_operator("selective_scan_numba", _run, _fake, _differentiate, _save_for_backward, device_types="cpu")
+_scan_backward = custom_operator("selective_scan_numba_backward", _run_backward, _fake_backward, device_types="cpu")
 
 
 def selective_scan_lanes(

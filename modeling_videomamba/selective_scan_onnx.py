@@ -8,12 +8,11 @@ loop, which walks from either end: the graph is the same at any length.
 
 from collections.abc import Sequence
 
-import torch
 from onnxscript import FLOAT, graph, script
 from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
-from . import selective_scan_torch  # noqa: F401  (registers the operator)
+from .selective_scan_torch import scan_operator
 
 
 @script(Opset("videomamba", 1), default_opset=op)
@@ -69,6 +68,6 @@ def selective_scan_lanes(u, delta, A, B, C, D, delta_bias, reverse, delta_softpl
     return [y]
 
 
-ONNX_TRANSLATIONS = {torch.ops.videomamba.selective_scan.default: selective_scan_lanes}
+ONNX_TRANSLATIONS = {scan_operator.overload: selective_scan_lanes}
 
 __all__ = ["ONNX_TRANSLATIONS"]

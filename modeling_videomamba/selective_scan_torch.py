@@ -22,6 +22,8 @@ import math
 import torch
 from torch import Tensor
 
+from .operators import custom_operator
+
 
 STEPS_PER_CHUNK = 32  # the buffers of a chunk, (lanes, batch, 32, state, dim) each, stay in cache
 CHUNKS_PER_BLOCK = 2  # work without a state dimension (softplus of delta, D u) is done for two chunks at once
@@ -333,8 +335,7 @@ def _differentiate_samples(
 # As custom operators the loops above are one node each to torch.compile and torch.export, whatever the length.
 
 
-@torch.library.custom_op("videomamba::selective_scan", mutates_args=())
-def _scan(
+def _run(
     u: list[Tensor],
     delta: list[Tensor],
     A: list[Tensor],
@@ -350,13 +351,11 @@ def _scan(
         return scan_forward(u, delta, A, B, C, D, delta_bias, reverse, delta_softplus, save_states)
 
 
-@_scan.register_fake
-def _(u, delta, A, B, C, D, delta_bias, reverse, delta_softplus, save_states):
+def _fake(u, delta, A, B, C, D, delta_bias, reverse, delta_softplus, save_states):
     return _empty_outputs(u, A, save_states)
 
 
-@torch.library.custom_op("videomamba::selective_scan_backward", mutates_args=())
-def _scan_backward(
+def _run_backward(
     dy: Tensor,
     states: Tensor,
     u: list[Tensor],
@@ -374,8 +373,7 @@ def _scan_backward(
     return [grad for lanes in grads for grad in lanes]
 
 
-@_scan_backward.register_fake
-def _(dy, states, u, delta, A, B, C, D, delta_bias, reverse, delta_softplus):
+def _fake_backward(dy, states, u, delta, A, B, C, D, delta_bias, reverse, delta_softplus):
     return [x.new_empty(x.shape) for lanes in (u, delta, A, B, C, D, delta_bias) for x in lanes]
 
 
@@ -390,12 +388,13 @@ def _differentiate(ctx, dy, *_):
     n = ctx.lanes
     inputs = [flat[i : i + n] for i in range(0, len(flat), n)]
     if not ctx.saved:  # it was traced without gradients, by torch.export, and is differentiated after all
-        *_, states = _scan(*inputs, ctx.reverse, ctx.delta_softplus, True)
+        *_, states = scan_operator(*inputs, ctx.reverse, ctx.delta_softplus, True)
     grads = _scan_backward(dy, states, *inputs, ctx.reverse, ctx.delta_softplus)
     return *(grads[i : i + n] for i in range(0, len(grads), n)), None, None, None
 
 
-_scan.register_autograd(_differentiate, setup_context=_save_for_backward)
+scan_operator = custom_operator("selective_scan", _run, _fake, _differentiate, _save_for_backward)
+_scan_backward = custom_operator("selective_scan_backward", _run_backward, _fake_backward)
 
 
 def selective_scan_lanes(
@@ -418,7 +417,7 @@ def selective_scan_lanes(
     """
     tensors = (u, delta, A, B, C, D, delta_bias)
     save_states = torch.is_grad_enabled() and any(x.requires_grad for lanes in tensors for x in lanes)
-    y, last_states, _ = _scan(*tensors, reverse, delta_softplus, save_states)
+    y, last_states, _ = scan_operator(*tensors, reverse, delta_softplus, save_states)
     return y if z is None else y * torch.nn.functional.silu(z.to(y.dtype)), last_states
 
 

@@ -5,6 +5,7 @@ import os
 import torch
 from torch import Tensor
 
+from .operators import custom_operator
 from .selective_scan_triton_kernels import gradients_kernel, join_kernel, outputs_kernel, summaries_kernel, tile_states_kernel
 from .tensor_layout import evenly_spaced
 from .triton_common import bit_mask, pair, triton
@@ -137,8 +138,7 @@ class _Scan:
         return dgate, du, ddelta, dA, dB.sum(0), dC.sum(0), dD.sum((1, 2)), dbias.sum((1, 2))
 
 
-@torch.library.custom_op("videomamba::selective_scan_triton", mutates_args=())
-def _scan(
+def _run(
     u: list[Tensor],
     delta: list[Tensor],
     A: list[Tensor],
@@ -156,8 +156,7 @@ def _scan(
         return _Scan(u, delta, A, B, C, D, delta_bias, z, reverse, delta_softplus, chunk_length).forward(save)
 
 
-@_scan.register_fake
-def _(u, delta, A, B, C, D, delta_bias, z, reverse, delta_softplus, chunk_length, save):
+def _fake(u, delta, A, B, C, D, delta_bias, z, reverse, delta_softplus, chunk_length, save):
     (batch, length, dim), state = u[0].shape, A[0].shape[1]
     output = u[0].new_empty(batch, length, dim)
     y, starts = u[0].new_empty(0, dtype=torch.float32), u[0].new_empty(0, dtype=torch.float32)
@@ -168,8 +167,7 @@ def _(u, delta, A, B, C, D, delta_bias, z, reverse, delta_softplus, chunk_length
     return output, starts.new_empty(len(u), batch, state, dim), y, starts
 
 
-@torch.library.custom_op("videomamba::selective_scan_triton_backward", mutates_args=())
-def _scan_backward(
+def _run_backward(
     grad: Tensor,
     y: Tensor,
     starts: Tensor,
@@ -191,8 +189,7 @@ def _scan_backward(
     return [x for x in grads if x is not None]
 
 
-@_scan_backward.register_fake
-def _(grad, y, starts, u, delta, A, B, C, D, delta_bias, z, reverse, delta_softplus, chunk_length):
+def _fake_backward(grad, y, starts, u, delta, A, B, C, D, delta_bias, z, reverse, delta_softplus, chunk_length):
     grads = [] if z is None else [z.new_empty(z.shape)]
     grads += [x[0].new_empty(len(x), *x[0].shape) for x in (u, delta)]
     return grads + [x[0].new_empty(len(x), *x[0].shape, dtype=torch.float32) for x in (A, B, C, D, delta_bias)]
@@ -218,7 +215,8 @@ def _differentiate(ctx, grad, *_):
     return *grads, dz, None, None, None, None
 
 
-_scan.register_autograd(_differentiate, setup_context=_save_for_backward)
+_scan = custom_operator("selective_scan_triton", _run, _fake, _differentiate, _save_for_backward)
+_scan_backward = custom_operator("selective_scan_triton_backward", _run_backward, _fake_backward)
 
 
 def selective_scan_lanes(

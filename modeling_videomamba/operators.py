@@ -1,0 +1,195 @@
+"""The custom operators of the scan and of the convolutions, registered once for each version of the code.
+
+PyTorch knows an operator by its name alone, and `torch.library.custom_op` lets whoever registers last take a name away from an
+earlier owner. A process can hold many copies of this code: transformers imports it anew for every checkpoint that it loads as
+remote code, perhaps beside the installed package. So each version registers under names of its own:
+
+- The installed package, `modeling_videomamba`, has the namespace `videomamba`: programs of `torch.export` that were saved name
+  its operators.
+- Any other copy has `videomamba_<digest of its sources>`, the same in every process. A copy whose sources are equal to those
+  of an earlier one takes the operators of that one.
+
+No name changes hands.
+"""
+
+import hashlib
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+
+NO_FORWARD_MODE = (
+    "The selective scan has no derivatives in forward mode: use `backward`, `torch.autograd` or `torch.func.grad`."
+)
+STABLE_NAMESPACE, ITS_PACKAGE = "videomamba", "modeling_videomamba"
+
+# What the operators are made of: those that register them, and all that these import from here.
+SOURCES = (
+    "causal_conv1d_numba.py",
+    "causal_conv1d_triton.py",
+    "numba_common.py",
+    "numba_vectors.py",
+    "operators.py",
+    "selective_scan_numba.py",
+    "selective_scan_numba_kernels.py",
+    "selective_scan_torch.py",
+    "selective_scan_triton.py",
+    "selective_scan_triton_kernels.py",
+    "tensor_layout.py",
+    "triton_common.py",
+)
+
+# Shared by all copies, of all versions: it must stay as it is. `owners`: from a qualified name to digest, operator, and more.
+_PROCESS = torch.library.__dict__.setdefault("_videomamba_operators", SimpleNamespace(lock=threading.RLock(), owners={}))
+
+
+class Operator:
+    """A custom operator that the transforms of `torch.func` can take, too: of forward mode and of second order, none can."""
+
+    def __init__(self, overload: OpOverload, backward: Callable, setup_context: Callable | None):
+        self.overload, self.backward, self.setup_context = overload, backward, setup_context
+        self.returns_list = len(overload._schema.returns) == 1
+
+    def __call__(self, *args) -> list[Tensor] | tuple[Tensor, ...]:
+        if not is_transformed():
+            return self.overload(*args)
+        structure = tuple(len(x) if isinstance(x, list) else None for x in args)
+        leaves = [leaf for x in args for leaf in (x if isinstance(x, list) else [x])]
+        outputs = _Transformed.apply(self, structure, *leaves)
+        return list(outputs) if self.returns_list else outputs
+
+
+def custom_operator(
+    name: str,
+    forward: Callable,
+    fake: Callable,
+    backward: Callable | None = None,
+    setup_context: Callable | None = None,
+    device_types: str | None = None,
+) -> Operator:
+    """`forward` as a custom operator, or the operator that an equal copy of this code has made of it.
+
+    Args:
+        forward: annotated as [`torch.library.custom_op`] wants it; returns a list or a tuple of tensors, changes none.
+        fake: see `register_fake` there.
+        backward, setup_context: see `register_autograd` there; without them a derivative is an error.
+        device_types: if it runs on tensors of one type of device only.
+    """
+    backward = backward or _refuse_derivatives
+    with _PROCESS.lock:
+        for namespace in _namespaces():
+            qualified_name = f"{namespace}::{name}"
+            if qualified_name in _PROCESS.owners:
+                digest, operator, _ = _PROCESS.owners[qualified_name]
+                if digest == DIGEST:
+                    return operator
+            elif not hasattr(getattr(torch.ops, namespace), name):  # else a copy from before this file was written has it
+                break
+        definition = torch.library.custom_op(qualified_name, forward, mutates_args=(), device_types=device_types)
+        definition.register_fake(fake)
+        definition.register_autograd(backward, setup_context=setup_context)
+        library = torch.library.Library(namespace, "FRAGMENT")
+        library.impl(name, _refuse_batches, "Batched")
+        # PyTorch takes names away from those that are listed here only; from others, it refuses to.
+        torch._library.custom_ops.OPDEF_TO_LIB.pop(qualified_name, None)
+        overload = getattr(getattr(torch.ops, namespace), name).default
+        operator = Operator(overload, backward, setup_context)
+        _PROCESS.owners[qualified_name] = DIGEST, operator, (definition, library)  # what goes if nobody keeps it
+        return operator
+
+
+def is_transformed() -> bool:
+    """Whether this runs inside a transform of `torch.func` that looks into operators: `grad`, `vmap`, `jvp` and their kin.
+
+    Not in what is compiled: there, PyTorch applies transforms to what is in a graph already.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    interpreter = torch._C._functorch.peek_interpreter_stack()
+    return interpreter is not None and interpreter.key() != torch._C._functorch.TransformType.Functionalize
+
+
+def _refuse_derivatives(ctx, *grads) -> None:
+    raise NotImplementedError("The selective scan and its convolutions have no second derivatives.")
+
+
+def _refuse_batches(*args) -> None:
+    raise NotImplementedError(
+        "The selective scan takes no batches of gradients (`is_grads_batched`, `jacobian(vectorize=True)`) from "
+        "`torch.autograd`: use `torch.func.jacrev`, or `torch.func.vmap` of `torch.func.vjp`."
+    )
+
+
+class _Transformed(torch.autograd.Function):
+    """An [`Operator`] with its lists spelt out. `structure`: for each argument the length of the list, `None` for no list."""
+
+    @staticmethod
+    def forward(operator, structure, *leaves):
+        return tuple(operator.overload(*_arguments(structure, leaves)))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.operator, ctx.structure, *leaves = inputs
+        if ctx.operator.setup_context is not None:
+            ctx.operator.setup_context(ctx, _arguments(ctx.structure, leaves), output)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        grads = ctx.operator.backward(ctx, *([list(grads)] if ctx.operator.returns_list else grads))
+        flat = []
+        for grad, length in zip(grads, ctx.structure):
+            flat += [grad] if length is None else [None] * length if grad is None else grad
+        return None, None, *flat
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        raise NotImplementedError(NO_FORWARD_MODE)
+
+    @staticmethod
+    def vmap(info, in_dims, operator, structure, *leaves):
+        """One after the other: parameters may be batched as well as inputs, and the operators share them among samples."""
+        outputs = []
+        for i in range(info.batch_size):
+            own = [x if dim is None else x.select(dim, i) for x, dim in zip(leaves, in_dims[2:])]
+            outputs.append(_Transformed.apply(operator, structure, *own))
+        outputs = tuple(map(torch.stack, zip(*outputs)))
+        return outputs, (0,) * len(outputs)
+
+
+def _arguments(structure: Sequence[int | None], leaves: Iterable) -> list:
+    leaves = iter(leaves)
+    return [next(leaves) if length is None else list(islice(leaves, length)) for length in structure]
+
+
+def _namespaces() -> Sequence[str]:
+    """Where operators of this copy may be, in the order of preference."""
+    own = f"{STABLE_NAMESPACE}_{DIGEST}"
+    return (STABLE_NAMESPACE, own) if __package__ == ITS_PACKAGE else (own,)
+
+
+def _digest() -> str:
+    """Of the sources that are there. Where not even this file can be read, as in a frozen application, no copy is equal."""
+    sources = {name: source for name in SOURCES if (source := _read_source(name)) is not None}
+    if "operators.py" not in sources:
+        return uuid.uuid4().hex[:16]
+    digest = hashlib.sha256()
+    for name, source in sources.items():
+        digest.update(f"{name} {len(source)}\n".encode() + source)
+    return digest.hexdigest()[:16]
+
+
+def _read_source(name: str) -> bytes | None:
+    try:
+        return __loader__.get_data(os.path.join(os.path.dirname(__file__), name))  # from a zip file as well
+    except (AttributeError, NameError, OSError):
+        return None
+
+
+DIGEST = _digest()
