@@ -370,6 +370,18 @@ class VideoMambaLayer(GradientCheckpointingLayer):
         return hidden_states + self.drop_path(self.mixer(self.norm(hidden_states), temporal_order))
 
 
+def keep_in_fp32(model: PreTrainedModel) -> None:
+    """Makes the parameters fp32 that `from_pretrained` keeps in fp32, before they are initialised.
+
+    transformers follows `_keep_in_fp32_modules_strict` when it loads a checkpoint, but not when it builds a model from a
+    configuration, with a default dtype of half the precision.
+    """
+    for name, parameter in model.named_parameters():
+        is_kept = any(f".{name}".endswith(f".{kept}") for kept in model._keep_in_fp32_modules_strict)
+        if is_kept and parameter.dtype in (torch.float16, torch.bfloat16):
+            parameter.data = parameter.data.float()
+
+
 class VideoMambaPreTrainedModel(PreTrainedModel):
     config_class = VideoMambaConfig
     base_model_prefix = "videomamba"
@@ -379,6 +391,12 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["VideoMambaLayer"]
     _keep_in_fp32_modules_strict = {"A_log", "D", "dt_proj.bias"}
     _can_record_outputs = {"hidden_states": VideoMambaLayer}
+    # Losses are means over the clips of a call: the Trainer divides by the accumulation steps, and averages over processes.
+    accepts_loss_kwargs = False
+
+    def post_init(self) -> None:
+        keep_in_fp32(self)
+        super().post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -20,7 +20,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_videomamba import VideoMambaVideoTextConfig
-from .modeling_videomamba import VideoMambaAlignmentHeads, VideoMambaModel
+from .modeling_videomamba import VideoMambaAlignmentHeads, VideoMambaModel, keep_in_fp32
 from .video_text_losses import contrastive_loss, hard_negatives, similarities
 
 
@@ -100,7 +100,13 @@ class VideoMambaVideoTextPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["VideoMambaLayer", "BertLayer", "VideoMambaFusionLayer", "BertEmbeddings"]
-    _keep_in_fp32_modules_strict = {"A_log", "D", "dt_proj.bias", "temperature"}
+    _keep_in_fp32_modules_strict = {"temperature"}  # beside what the video side keeps
+    # Losses are means over the pairs of a call: the Trainer divides by the accumulation steps, and averages over processes.
+    accepts_loss_kwargs = False
+
+    def post_init(self) -> None:
+        keep_in_fp32(self)
+        super().post_init()
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         """As in transformers. The saved directory carries this code."""
