@@ -116,7 +116,7 @@ inputs = VideoMambaVideoProcessor.from_pretrained("my-model")("video.mp4", retur
 rows, columns = model.config.grid_size
 nothing = torch.zeros(1, model.config.num_temporal_positions * rows * columns, dtype=torch.bool)
 with torch.inference_mode():
-    features = model(**inputs, bool_masked_pos=nothing).features[-1]  # (1, 1 + patches, width of the teacher's features)
+    features = model(**inputs, bool_masked_pos=nothing).features[:, -1]  # (1, 1 + patches, width of the teacher's features)
 
 # where fine-tuning starts: this backbone, its final norm included, and a new head
 classifier = VideoMambaForVideoClassification.from_pretrained("my-model", num_labels=10)

@@ -36,7 +36,7 @@ from examples.common.augmentation import EvaluationTransform, pretraining_transf
 from examples.common.cards import write_pretraining_card
 from examples.common.clips import MaskingCollator, TrainingClips, UnreadableFiles, require_readable
 from examples.common.frame_sampling import FRAME_SAMPLINGS
-from examples.common.masking import mask_patches
+from examples.common.masking import mask_patches, of_visible_tokens
 from examples.common.media_lists import cut_into_windows, load_splits
 from examples.common.models import start_pretraining_model
 from examples.common.outputs import hold
@@ -49,7 +49,6 @@ from examples.common.trainer import VideoMambaTrainer
 class MaskedPretrainingTrainer(VideoMambaTrainer):
     def __init__(self, *args, teacher: ClipTeacher, mask_type: str, mask_ratio: float, **kwargs):
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = False  # its loss is a mean over the clips that it was given
         self.teacher = teacher.to(self.args.device)
         self.mask_type, self.mask_ratio = mask_type, mask_ratio
 
@@ -57,8 +56,7 @@ class MaskedPretrainingTrainer(VideoMambaTrainer):
         clips, noise = inputs["pixel_values"], inputs["mask_noise"]
         features, attention = self.teacher(clips, with_attention=self.mask_type == "attention")
         masked = mask_patches(noise, self.mask_type, self.mask_ratio, attention)  # (clips, patches)
-        visible = torch.cat((masked.new_ones(len(masked), 1), ~masked), dim=1)  # with CLS
-        targets = features[:, visible].unflatten(1, (len(clips), -1))  # (layers, clips, visible, width)
+        targets = of_visible_tokens(features, masked)  # (clips, layers, 1 + visible patches, width)
         outputs = model(pixel_values=clips, bool_masked_pos=masked, target_features=targets)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 

@@ -32,7 +32,7 @@ from conversion.converter import processor_for
 from examples.common.arguments import AlignmentArguments, BackboneArguments, parse_arguments
 from examples.common.captions import load_captions
 from examples.common.clips import UnreadableFiles
-from examples.common.masking import mask_patches
+from examples.common.masking import mask_patches, of_visible_tokens
 from examples.common.models import locate, start_pretraining_model
 from examples.common.outputs import hold
 from examples.common.run import finish, save_and_validate, train
@@ -105,8 +105,7 @@ class VideoTextPretrainingTrainer(VideoTextTrainer):
         ratio = self.alignment.mask_ratio if clips.shape[1] > 1 else self.alignment.image_mask_ratio
         features, attention = self.teacher(clips, with_attention=mask_type == "attention")
         masked = mask_patches(noise, mask_type, ratio, attention)  # (clips, patches)
-        visible = torch.cat((masked.new_ones(len(masked), 1), ~masked), dim=1)  # with CLS
-        targets = features[:, visible].unflatten(1, (len(clips), -1))  # (layers, clips, visible, width)
+        targets = of_visible_tokens(features, masked)  # (clips, layers, 1 + visible patches, width)
         others = {name: tensor for name, tensor in inputs.items() if name != "mask_noise"}
         return others | {"bool_masked_pos": masked, "target_features": targets}
 

@@ -279,6 +279,17 @@ class VideoMambaVideoTextConfig(PreTrainedConfig):
 
     model_type = "videomamba_video_text"
     sub_configs = {"vision_config": VideoMambaConfig, "text_config": BertConfig}
+    # Of a batch, not of its items: `Trainer.predict` could not join them.
+    keys_to_ignore_at_inference = [
+        "contrastive_loss",
+        "matching_loss",
+        "masked_language_loss",
+        "alignment_loss",
+        "logits_per_video",
+        "logits_per_text",
+        "text_model_output",
+        "vision_model_output",
+    ]
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None

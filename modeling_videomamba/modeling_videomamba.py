@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
@@ -47,7 +48,7 @@ def interpolate_spatial(position_embeddings: Tensor, grid: tuple[int, int], new_
         position_embeddings (`Tensor` of shape `(1, 1 + rows * columns, hidden_size)`)
         grid, new_grid: rows and columns, before and after.
     """
-    if grid == new_grid:
+    if all(statically_known_true(side == new_side) for side, new_side in zip(grid, new_grid)):
         return position_embeddings
     cls, patches = position_embeddings[:, :1], position_embeddings[:, 1:]
     patches = patches.unflatten(1, grid).permute(0, 3, 1, 2)  # (1, hidden, rows, columns)
@@ -57,8 +58,11 @@ def interpolate_spatial(position_embeddings: Tensor, grid: tuple[int, int], new_
 
 
 def interpolate_temporal(position_embeddings: Tensor, length: int) -> Tensor:
-    """Linear resize (corners not aligned) of temporal position embeddings `(1, positions, hidden_size)` to `length`."""
-    if position_embeddings.shape[1] == length:
+    """Linear resize (corners not aligned) of temporal position embeddings `(1, positions, hidden_size)` to `length`.
+
+    A resize to the same length is the identity. It is skipped only where no exported program has to serve other lengths.
+    """
+    if statically_known_true(position_embeddings.shape[1] == length):
         return position_embeddings
     resized = F.interpolate(position_embeddings.float().mT, size=length, mode="linear", align_corners=False)
     return resized.mT.to(position_embeddings.dtype)  # (1, length, hidden)
@@ -104,6 +108,8 @@ class VideoMambaEmbeddings(nn.Module):
     ) -> tuple[Tensor, tuple[int, int]]:
         """Returns the tokens `(batch, 1 + positions * patches, hidden)` and `(positions, patches per position)`."""
         self._check(pixel_values, interpolate_pos_encoding)
+        if pixel_values.ndim == 4:  # images
+            pixel_values = pixel_values[:, None]  # (batch, 1, channels, height, width)
         patches = self.patch_embeddings(pixel_values)
         batch, positions, rows, columns, _ = patches.shape
         space = interpolate_spatial(self.position_embeddings, self.config.grid_size, (rows, columns))
@@ -115,16 +121,20 @@ class VideoMambaEmbeddings(nn.Module):
         return self.dropout(tokens), (positions, rows * columns)
 
     def _check(self, pixel_values: Tensor, interpolate_pos_encoding: bool) -> None:
-        config = self.config
-        if pixel_values.ndim != 5 or pixel_values.shape[2] != config.num_channels:
+        config, is_image_model = self.config, self.config.num_frames is None
+        if not pixel_values.is_floating_point():
+            processor = "the model's image processor" if is_image_model else "`VideoMambaVideoProcessor`"
             raise ValueError(
-                f"`pixel_values` must have shape (batch, num_frames, {config.num_channels}, height, width), "
-                f"got {tuple(pixel_values.shape)}."
+                f"`pixel_values` must be floating point, got {pixel_values.dtype}: {processor} scales and normalises frames."
             )
-        _, frames, _, height, width = pixel_values.shape
+        shape, channels = tuple(pixel_values.shape), config.num_channels
+        if len(shape) not in ((4, 5) if is_image_model else (5,)) or shape[-3] != channels:
+            expected = f"(batch, {'' if is_image_model else 'num_frames, '}{channels}, height, width)"
+            raise ValueError(f"`pixel_values` must have shape {expected}, got {shape}.")
+        frames, (height, width) = 1 if len(shape) == 4 else shape[1], shape[-2:]
         if frames == 0 or frames % config.tubelet_size:
             raise ValueError(f"The number of frames must be a multiple of {config.tubelet_size} (a tubelet), got {frames}.")
-        if config.num_frames is None and frames != config.tubelet_size:
+        if is_image_model and frames != config.tubelet_size:
             raise ValueError(
                 f"This is an image model: it takes {config.tubelet_size} frame, got {frames}. To start a video model from "
                 f"it, load it with `from_pretrained(..., num_frames={frames})`."
@@ -362,6 +372,18 @@ class VideoMambaLayer(GradientCheckpointingLayer):
         return hidden_states + self.drop_path(self.mixer(self.norm(hidden_states), temporal_order))
 
 
+def keep_in_fp32(model: PreTrainedModel) -> None:
+    """Makes the parameters fp32 that `from_pretrained` keeps in fp32, before they are initialised.
+
+    transformers follows `_keep_in_fp32_modules_strict` when it loads a checkpoint, but not when it builds a model from a
+    configuration, with a default dtype of half the precision.
+    """
+    for name, parameter in model.named_parameters():
+        is_kept = any(f".{name}".endswith(f".{kept}") for kept in model._keep_in_fp32_modules_strict)
+        if is_kept and parameter.dtype in (torch.float16, torch.bfloat16):
+            parameter.data = parameter.data.float()
+
+
 class VideoMambaPreTrainedModel(PreTrainedModel):
     config_class = VideoMambaConfig
     base_model_prefix = "videomamba"
@@ -371,6 +393,12 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["VideoMambaLayer"]
     _keep_in_fp32_modules_strict = {"A_log", "D", "dt_proj.bias"}
     _can_record_outputs = {"hidden_states": VideoMambaLayer}
+    # Losses are means over the clips of a call: the Trainer divides by the accumulation steps, and averages over processes.
+    accepts_loss_kwargs = False
+
+    def post_init(self) -> None:
+        keep_in_fp32(self)
+        super().post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -479,8 +507,9 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """
         Args:
-            pixel_values (`Tensor` of shape `(batch, num_frames, num_channels, height, width)`):
-                Normalised clips, as [`VideoMambaVideoProcessor`] makes them.
+            pixel_values (`Tensor` of shape `(batch, num_frames, num_channels, height, width)`, floating point):
+                Normalised clips, as [`VideoMambaVideoProcessor`] makes them. An image model (`config.num_frames=None`) also
+                takes normalised images `(batch, num_channels, height, width)`.
                 A clip of another number of frames than `config.num_frames` interpolates the temporal position embeddings.
             interpolate_pos_encoding (`bool`, defaults to `False`):
                 Whether to interpolate the spatial position embeddings, too, to frames of another size.
@@ -488,8 +517,9 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
                 Patches to leave out (`True`); the others, equally many in each clip, and CLS go through the blocks.
             images (`bool`, defaults to `False`):
                 Whether clips of one frame are images, which have no place in time: no temporal position embeddings.
-            output_hidden_states (`bool`, *optional*):
-                Whether to return the residual stream before the first block and after each block, un-normalised.
+            output_hidden_states (`bool` or list of `int`, *optional*):
+                Whether to return the residual stream before the first block and after each block, un-normalised; or which
+                of these, the others being `None`.
             return_dict (`bool`, *optional*):
                 Whether to return a `ModelOutput` or a tuple.
 
@@ -499,7 +529,8 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
             `hidden_states`, on request.
 
         Raises:
-            ValueError: for a clip of the wrong rank, channels, frame size or number of frames, or a mask that does not fit.
+            ValueError: for a clip of the wrong dtype, rank, channels, frame size or number of frames, or a mask that does not
+                fit.
         """
         hidden_states, (positions, patches) = self.embeddings(pixel_values, interpolate_pos_encoding, images)
         if bool_masked_pos is not None:
@@ -546,7 +577,7 @@ class _VideoMambaForClassification(VideoMambaPreTrainedModel):
         self.post_init()
 
     def _classify(self, pixel_values: Tensor, labels: Tensor | None, **kwargs) -> ImageClassifierOutput:
-        outputs = self.videomamba(pixel_values, **kwargs)
+        outputs = self.videomamba(pixel_values, return_dict=True, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output))  # (batch, num_labels)
         loss = None
         if labels is not None:
@@ -559,7 +590,7 @@ class VideoMambaForPreTrainingOutput(ModelOutput):
     """
     Args:
         loss (`Tensor` of shape `()`, *optional*): `config.alignment_loss`, a mean over layers, clips and visible tokens.
-        features (`Tensor` of shape `(aligned layers, batch, 1 + visible patches, alignment_size)`): CLS first.
+        features (`Tensor` of shape `(batch, aligned layers, 1 + visible patches, alignment_size)`): CLS first.
         hidden_states (`tuple`, *optional*): see [`VideoMambaModel`].
     """
 
@@ -574,6 +605,21 @@ def sinusoid_table(length: int, size: int, device: torch.device) -> Tensor:
     rates = 10000.0 ** (-2 * (channels // 2) / size)
     angles = torch.arange(length, device=device)[:, None] * rates  # (length, size)
     return torch.where(channels % 2 == 0, angles.sin(), angles.cos())[None]
+
+
+def select_hidden_states(
+    hidden_states: tuple[Tensor, ...], selection: bool | int | list[int] | None
+) -> tuple[Tensor | None, ...] | None:
+    """What a caller asked for with `output_hidden_states`, as `capture_outputs` of transformers understands it.
+
+    All of them, none, or those of some indices, counted from the end if negative, with `None` in place of the others.
+    """
+    if not selection or selection is True:
+        return hidden_states if selection else None
+    count = len(hidden_states)
+    indices = [selection] if isinstance(selection, int) else selection
+    chosen = {i % count for i in indices if -count <= i < count}
+    return tuple(state if i in chosen else None for i, state in enumerate(hidden_states))
 
 
 class VideoMambaAlignmentHead(nn.Module):
@@ -596,7 +642,7 @@ class VideoMambaAlignmentHeads(nn.ModuleList):
         self.config = config
 
     def forward(self, outputs: BaseModelOutputWithPooling, norm: nn.Module, bool_masked_pos: Tensor) -> Tensor:
-        """Features `(aligned layers, batch, 1 + visible patches, alignment_size)`.
+        """Features `(batch, aligned layers, 1 + visible patches, alignment_size)`.
 
         `outputs`: of the model, with hidden states; `norm`: its final norm.
         """
@@ -608,9 +654,15 @@ class VideoMambaAlignmentHeads(nn.ModuleList):
             stream = self._tap(outputs, norm, layer) + positions  # (batch, 1 + visible patches, hidden)
             aligned = head(stream.to(head.dense.weight.dtype))
             features.append(F.normalize(aligned, dim=-1) if self.config.normalize_alignment else aligned)
-        return torch.stack(features)
+        return torch.stack(features, dim=1)
 
     def loss(self, features: Tensor, targets: Tensor) -> Tensor:
+        """`config.alignment_loss` of features and of a teacher's, which have the shape of [`forward`]'s."""
+        if targets.shape != features.shape:
+            raise ValueError(
+                "`target_features` must have shape (batch, aligned layers, 1 + visible patches, alignment_size) = "
+                f"{tuple(features.shape)}, got {tuple(targets.shape)}."
+            )
         features, targets = features.float(), targets.float()
         if self.config.alignment_loss == "l2":
             return (2 - 2 * (features * targets).sum(dim=-1)).mean()
@@ -644,7 +696,7 @@ class VideoMambaForPreTraining(VideoMambaPreTrainedModel):
         pixel_values: Tensor,
         bool_masked_pos: Tensor,
         target_features: Tensor | None = None,
-        output_hidden_states: bool = False,
+        output_hidden_states: bool | list[int] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> VideoMambaForPreTrainingOutput:
         """
@@ -654,11 +706,15 @@ class VideoMambaForPreTraining(VideoMambaPreTrainedModel):
                 Patches to leave out (`True`), equally many in each clip.
             target_features (`Tensor` of the shape of the output's `features`, *optional*):
                 The teacher's; of unit length for `config.alignment_loss="l2"`.
+            output_hidden_states, return_dict: see [`VideoMambaModel`].
         """
-        outputs = self.videomamba(pixel_values, bool_masked_pos=bool_masked_pos, output_hidden_states=True, **kwargs)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        kwargs |= {"output_hidden_states": True, "return_dict": True}
+        outputs = self.videomamba(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs)
         features = self.alignment_heads(outputs, self.videomamba.norm, bool_masked_pos)
         loss = None if target_features is None else self.alignment_heads.loss(features, target_features)
-        hidden_states = outputs.hidden_states if output_hidden_states else None
+        hidden_states = select_hidden_states(outputs.hidden_states, output_hidden_states)
         return VideoMambaForPreTrainingOutput(loss=loss, features=features, hidden_states=hidden_states)
 
 
@@ -708,8 +764,9 @@ class VideoMambaForImageClassification(_VideoMambaForClassification):
             raise ValueError(
                 f"`pixel_values` must have shape (batch, num_channels, height, width), got {tuple(pixel_values.shape)}."
             )
-        clips = pixel_values[:, None]  # (batch, 1, num_channels, height, width)
-        return self._classify(clips, labels, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
+        if self.config.num_frames is not None:
+            pixel_values = pixel_values[:, None]  # (batch, 1, num_channels, height, width): clips of one frame
+        return self._classify(pixel_values, labels, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
 
 
 # Pipelines look a model's name up here, not in what AutoModel.register adds to, and print an error line if it is missing.

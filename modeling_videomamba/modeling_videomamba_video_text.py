@@ -6,21 +6,23 @@ its pretraining. Source: the reference's `video_mm/models/umt_videomamba.py`.
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.bert.configuration_bert import BertConfig
 from transformers.models.bert.modeling_bert import BertAttention, BertLayer, BertLMPredictionHead, BertModel, BertOnlyMLMHead
-from transformers.utils import ModelOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_videomamba import VideoMambaVideoTextConfig
-from .modeling_videomamba import VideoMambaAlignmentHeads, VideoMambaModel
+from .modeling_videomamba import VideoMambaAlignmentHeads, VideoMambaModel, keep_in_fp32, select_hidden_states
 from .video_text_losses import contrastive_loss, hard_negatives, similarities
 
 
@@ -57,13 +59,31 @@ class VideoMambaTextModel(BertModel):
             self.encoder.layer[i] = VideoMambaFusionLayer(config, i, video_size)
         self.post_init()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """`input_ids`, `attention_mask`: `(texts, length)`, the mask 0 at padding. Returns `(texts, length, hidden_size)`."""
-        hidden_states = self.embeddings(input_ids=input_ids)
-        mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool | list[int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutput:
+        """
+        Args:
+            input_ids, attention_mask (`Tensor` of shape `(texts, length)`): the mask is 0 at padding.
+            output_hidden_states (`bool` or list of `int`, *optional*):
+                Whether to return what enters the first layer and what leaves each layer before those that look at a video; or
+                which of these.
+
+        Returns:
+            `last_hidden_state` of shape `(texts, length, hidden_size)`; `hidden_states`, on request.
+        """
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        states = [self.embeddings(input_ids=input_ids)]
+        mask = create_bidirectional_mask(self.config, states[0], attention_mask)
         for layer in self.encoder.layer[: self.num_text_layers]:
-            hidden_states = layer(hidden_states, mask)
-        return hidden_states
+            states.append(layer(states[-1], mask))
+        return BaseModelOutput(states[-1], select_hidden_states(tuple(states), output_hidden_states))
 
     def fuse(self, hidden_states: Tensor, attention_mask: Tensor | None, video_tokens: Tensor) -> Tensor:
         """Encoded texts, each joined with a video: `(pairs, length, hidden_size)` in and out.
@@ -100,7 +120,13 @@ class VideoMambaVideoTextPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["VideoMambaLayer", "BertLayer", "VideoMambaFusionLayer", "BertEmbeddings"]
-    _keep_in_fp32_modules_strict = {"A_log", "D", "dt_proj.bias", "temperature"}
+    _keep_in_fp32_modules_strict = {"temperature"}  # beside what the video side keeps
+    # Losses are means over the pairs of a call: the Trainer divides by the accumulation steps, and averages over processes.
+    accepts_loss_kwargs = False
+
+    def post_init(self) -> None:
+        keep_in_fp32(self)
+        super().post_init()
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         """As in transformers. The saved directory carries this code."""
@@ -131,6 +157,8 @@ class VideoMambaVideoTextOutput(ModelOutput):
         logits_per_text (`Tensor` of shape `(texts, videos)`): its transpose.
         video_embeds (`Tensor` of shape `(videos, frames or 1, projection_dim)`): of unit length.
         text_embeds (`Tensor` of shape `(texts, projection_dim)`): of unit length.
+        text_model_output, vision_model_output (`BaseModelOutputWithPooling`):
+            What [`get_text_features`] and [`get_video_features`] return.
     """
 
     loss: Tensor | None = None
@@ -142,6 +170,11 @@ class VideoMambaVideoTextOutput(ModelOutput):
     logits_per_text: Tensor | None = None
     video_embeds: Tensor | None = None
     text_embeds: Tensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
 class _VideoMambaForVideoText(VideoMambaVideoTextPreTrainedModel):
@@ -167,42 +200,82 @@ class _VideoMambaForVideoText(VideoMambaVideoTextPreTrainedModel):
         """Of the video side, see [`VideoMambaModel.resize_position_embeddings`]."""
         self.vision_model.resize_position_embeddings(image_size, num_frames)
 
+    @can_return_tuple
     def get_video_features(
-        self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None, **kwargs
+        self,
+        pixel_values: Tensor,
+        bool_masked_pos: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        output_hidden_states: bool | list[int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """
         Args:
             pixel_values (`Tensor` of shape `(videos, num_frames, channels, height, width)`): normalised clips.
             bool_masked_pos (`Tensor` of shape `(videos, num_frames * rows * columns)`, *optional*):
                 Patches to leave out (`True`). One vector then stands for a clip, without it one for each frame.
-            interpolate_pos_encoding, output_hidden_states: see [`VideoMambaModel`].
+            interpolate_pos_encoding, output_hidden_states, return_dict: see [`VideoMambaModel`].
 
         Returns:
             `pooler_output` `(videos, num_frames, projection_dim)`, or `(videos, 1, projection_dim)`, not normalised;
-            `last_hidden_state` `(videos, patches, hidden)`, what [`match`] takes, without CLS; `hidden_states`, on request.
+            `last_hidden_state` `(videos, patches, hidden)`, what [`match`] takes, without CLS; `hidden_states`, on request,
+            with CLS.
         """
-        images = pixel_values.shape[1] == 1
-        outputs = self.vision_model(pixel_values, bool_masked_pos=bool_masked_pos, images=images, **kwargs)
-        return self._project_video(outputs, pixel_values.shape[1] if bool_masked_pos is None else 1)
+        return self._encode_video(pixel_values, bool_masked_pos, interpolate_pos_encoding, output_hidden_states)[0]
 
-    def _project_video(self, outputs: BaseModelOutputWithPooling, num_vectors: int) -> BaseModelOutputWithPooling:
-        return BaseModelOutputWithPooling(
-            last_hidden_state=outputs.last_hidden_state[:, 1:],
-            pooler_output=self.video_projection(self.video_pooler(outputs.last_hidden_state, num_vectors)),
-            hidden_states=outputs.hidden_states,
+    def _encode_video(
+        self,
+        pixel_values: Tensor,
+        bool_masked_pos: Tensor | None,
+        interpolate_pos_encoding: bool,
+        output_hidden_states: bool | list[int] | None,
+        needs_hidden_states: bool = False,
+    ) -> tuple[BaseModelOutputWithPooling, BaseModelOutputWithPooling]:
+        """The features of videos, and what the video side returned."""
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states or self.config.vision_config.output_hidden_states
+        frames = pixel_values.shape[1]
+        outputs = self.vision_model(
+            pixel_values,
+            bool_masked_pos=bool_masked_pos,
+            images=frames == 1,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            output_hidden_states=bool(output_hidden_states) or needs_hidden_states,
+            return_dict=True,
         )
+        vectors = self.video_pooler(outputs.last_hidden_state, frames if bool_masked_pos is None else 1)
+        features = BaseModelOutputWithPooling(
+            last_hidden_state=outputs.last_hidden_state[:, 1:],
+            pooler_output=self.video_projection(vectors),
+            hidden_states=select_hidden_states(outputs.hidden_states, output_hidden_states),
+        )
+        return features, outputs
 
-    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool | list[int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
         """
         Args:
             input_ids, attention_mask (`Tensor` of shape `(texts, length)`): of BERT's tokenizer; the mask is 0 at padding.
+            output_hidden_states, return_dict: see [`VideoMambaTextModel`].
 
         Returns:
             `pooler_output` `(texts, projection_dim)`, not normalised; `last_hidden_state` `(texts, length, hidden_size)`, what
-            [`match`] takes.
+            [`match`] takes; `hidden_states`, on request.
         """
-        hidden_states = self.text_model(input_ids, attention_mask)
-        return BaseModelOutputWithPooling(hidden_states, self.text_projection(hidden_states[:, 0]))
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states or self.config.text_config.output_hidden_states
+        outputs = self.text_model(input_ids, attention_mask, output_hidden_states, return_dict=True)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=self.text_projection(outputs.last_hidden_state[:, 0]),
+            hidden_states=outputs.hidden_states,
+        )
 
     def match(self, text_states: Tensor, attention_mask: Tensor | None, video_tokens: Tensor) -> Tensor:
         """Judges pairs of a text and a video, both as `last_hidden_state` of their features, `(pairs, ...)`.
@@ -217,10 +290,19 @@ class _VideoMambaForVideoText(VideoMambaVideoTextPreTrainedModel):
             with torch.no_grad():
                 self.temperature.clamp_(MIN_TEMPERATURE, MAX_TEMPERATURE)
         video_embeds, text_embeds = (F.normalize(side.pooler_output.float(), dim=-1) for side in (video, text))
-        logits = similarities(video_embeds, text_embeds) / self.temperature  # (videos, texts)
+        logits = similarities(video_embeds, text_embeds) / self._copy_of_temperature()  # (videos, texts)
         return VideoMambaVideoTextOutput(
-            logits_per_video=logits, logits_per_text=logits.T, video_embeds=video_embeds, text_embeds=text_embeds
+            logits_per_video=logits,
+            logits_per_text=logits.T,
+            video_embeds=video_embeds,
+            text_embeds=text_embeds,
+            text_model_output=text,
+            vision_model_output=video,
         )
+
+    def _copy_of_temperature(self) -> Tensor:
+        """In fp32; a copy, since another forward pass may clamp the parameter before the backward pass of this one."""
+        return self.temperature.float().clone()
 
     def _add_pair_losses(
         self,
@@ -230,7 +312,8 @@ class _VideoMambaForVideoText(VideoMambaVideoTextPreTrainedModel):
         attention_mask: Tensor | None,
         pair_ids: Tensor,
     ) -> None:
-        output.contrastive_loss = contrastive_loss(output.video_embeds, output.text_embeds, self.temperature.float(), pair_ids)
+        temperature = self._copy_of_temperature()
+        output.contrastive_loss = contrastive_loss(output.video_embeds, output.text_embeds, temperature, pair_ids)
         output.matching_loss = self._matching_loss(output, video, text, attention_mask, pair_ids)
         output.loss = output.contrastive_loss + output.matching_loss
 
@@ -279,7 +362,8 @@ class VideoMambaForVideoTextRetrieval(_VideoMambaForVideoText):
         pair_ids: Tensor | None = None,
         return_loss: bool = False,
         interpolate_pos_encoding: bool = False,
-        **kwargs,
+        output_hidden_states: bool | list[int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> VideoMambaVideoTextOutput:
         """
         Args:
@@ -290,15 +374,17 @@ class VideoMambaForVideoTextRetrieval(_VideoMambaForVideoText):
             return_loss (`bool`, defaults to `False`):
                 Whether to return the contrastive and the matching loss, for which the i-th text belongs to the i-th video.
                 The first compares with the videos and texts of all processes, the second with those of its own.
-            interpolate_pos_encoding: see [`VideoMambaModel`].
+            interpolate_pos_encoding, return_dict: see [`VideoMambaModel`].
+            output_hidden_states (`bool` or list of `int`, *optional*):
+                Whether those of both sides are in `text_model_output` and `vision_model_output`, and which.
 
         Raises:
             ValueError: with `return_loss`, unless there are as many texts as videos.
         """
         if return_loss:
             self._check_pairs(input_ids, pixel_values)
-        video = self.get_video_features(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
-        text = self.get_text_features(input_ids, attention_mask)
+        video, _ = self._encode_video(pixel_values, None, interpolate_pos_encoding, output_hidden_states)
+        text = self.get_text_features(input_ids, attention_mask, output_hidden_states, return_dict=True)
         output = self._compare(video, text)
         if return_loss:
             ids = self._pair_ids(pair_ids, input_ids)
@@ -339,15 +425,16 @@ class VideoMambaForVideoTextPreTraining(_VideoMambaForVideoText):
         masked_input_ids: Tensor | None = None,
         masked_labels: Tensor | None = None,
         interpolate_pos_encoding: bool = False,
-        **kwargs,
+        output_hidden_states: bool | list[int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> VideoMambaVideoTextOutput:
         """
         Args:
-            input_ids, attention_mask, pixel_values, pair_ids, interpolate_pos_encoding:
+            input_ids, attention_mask, pixel_values, pair_ids, interpolate_pos_encoding, output_hidden_states, return_dict:
                 See [`VideoMambaForVideoTextRetrieval`].
             bool_masked_pos (`Tensor` of shape `(videos, num_frames * rows * columns)`, *optional*):
                 Patches to leave out (`True`), in the masked phase. Without it, one vector stands for each frame.
-            target_features (`Tensor` of shape `(aligned layers, videos, 1 + visible patches, alignment_size)`, *optional*):
+            target_features (`Tensor` of shape `(videos, aligned layers, 1 + visible patches, alignment_size)`, *optional*):
                 The teacher's, of unit length for `config.vision_config.alignment_loss="l2"`. Needs `bool_masked_pos`.
             masked_input_ids, masked_labels (`Tensor` of shape `(texts, length)`, *optional*):
                 Texts with words masked, and the words, -100 where none is to be guessed.
@@ -363,21 +450,14 @@ class VideoMambaForVideoTextPreTraining(_VideoMambaForVideoText):
             raise ValueError("`target_features` are those of the visible patches: `bool_masked_pos` is missing.")
         if (masked_input_ids is None) != (masked_labels is None):
             raise ValueError("`masked_input_ids` and `masked_labels` come together.")
-        frames = pixel_values.shape[1]
-        outputs = self.vision_model(
-            pixel_values,
-            bool_masked_pos=bool_masked_pos,
-            images=frames == 1,
-            interpolate_pos_encoding=interpolate_pos_encoding,
-            output_hidden_states=target_features is not None,
-        )
-        video = self._project_video(outputs, frames if bool_masked_pos is None else 1)
-        text = self.get_text_features(input_ids, attention_mask)
+        encoding = bool_masked_pos, interpolate_pos_encoding, output_hidden_states
+        video, outputs = self._encode_video(pixel_values, *encoding, needs_hidden_states=target_features is not None)
+        text = self.get_text_features(input_ids, attention_mask, output_hidden_states, return_dict=True)
         output = self._compare(video, text)
         self._add_pair_losses(output, video, text, attention_mask, self._pair_ids(pair_ids, input_ids))
         if masked_input_ids is not None:
-            states = self.text_model(masked_input_ids, attention_mask)
-            states = self.text_model.fuse(states, attention_mask, video.last_hidden_state)
+            states = self.text_model(masked_input_ids, attention_mask, output_hidden_states=False, return_dict=True)
+            states = self.text_model.fuse(states.last_hidden_state, attention_mask, video.last_hidden_state)
             words = self.masked_language_head(states)  # (texts, length, vocabulary)
             total = F.cross_entropy(words.flatten(0, 1).float(), masked_labels.flatten(), reduction="sum")
             output.masked_language_loss = total / (masked_labels != -100).sum().clamp(min=1)

@@ -188,7 +188,9 @@ def selective_scan_lanes(
     """As [`selective_scan_torch.selective_scan_lanes`], for fp32 and bf16; the output has u's dtype."""
     tensors = (u, delta, A, B, C, D, delta_bias)
     every = (z, *(x for lanes in tensors for x in lanes))
-    save = torch.is_grad_enabled() and any(x.requires_grad for x in every if x is not None)
+    save = (
+        torch.is_grad_enabled() and not torch.compiler.is_exporting() and any(x.requires_grad for x in every if x is not None)
+    )
     output, last_states, *_ = _scan(*tensors, z, reverse, delta_softplus, save)
     return output, last_states
 

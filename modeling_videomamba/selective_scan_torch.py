@@ -416,7 +416,11 @@ def selective_scan_lanes(
     fp32, or in fp64 for fp64 inputs.
     """
     tensors = (u, delta, A, B, C, D, delta_bias)
-    save_states = torch.is_grad_enabled() and any(x.requires_grad for lanes in tensors for x in lanes)
+    save_states = (
+        torch.is_grad_enabled()
+        and not torch.compiler.is_exporting()
+        and any(x.requires_grad for lanes in tensors for x in lanes)
+    )
     y, last_states, _ = scan_operator(*tensors, reverse, delta_softplus, save_states)
     return y if z is None else y * torch.nn.functional.silu(z.to(y.dtype)), last_states
 

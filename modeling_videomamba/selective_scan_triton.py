@@ -239,8 +239,10 @@ def selective_scan_lanes(
     `(lanes, batch, state, dim)` in fp32. `chunk_length`, a multiple of a tile's steps, is chosen by the card if not given.
     """
     tensors = (u, delta, A, B, C, D, delta_bias)
-    save = torch.is_grad_enabled() and any(
-        x.requires_grad for x in (z, *(x for lanes in tensors for x in lanes)) if x is not None
+    save = (
+        torch.is_grad_enabled()
+        and not torch.compiler.is_exporting()
+        and any(x.requires_grad for x in (z, *(x for lanes in tensors for x in lanes)) if x is not None)
     )
     output, last_states, _, _ = _scan(*tensors, z, reverse, delta_softplus, chunk_length, save)
     return output, last_states

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from conversion.official_layout import to_official
 from examples.common.losses import ClassificationLoss
+from examples.common.masking import of_visible_tokens
 from examples.common.teachers import ClipTeacher, TokenTeacher
 from examples.masked_pretraining import MaskedPretrainingTrainer
 from examples.self_distillation import DistillationLoss, Student
@@ -119,10 +120,10 @@ class TestMaskedPretraining:
         loss.backward()
 
         features, attention = teacher(clips, with_attention=mask_type == "attention")
-        torch.testing.assert_close(features, reference.outputs["teacher_features"], rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(features, reference.outputs["teacher_features"].transpose(0, 1), rtol=1e-4, atol=2e-5)
         if attention is not None:
             torch.testing.assert_close(attention.flatten(0, 1), reference.outputs["teacher_attn"], rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(outputs.features, reference.outputs["output"], rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(outputs.features, reference.outputs["output"].transpose(0, 1), rtol=1e-4, atol=2e-5)
         torch.testing.assert_close(loss, reference.outputs["loss"][0])
         assert_gradients_are_the_references(student, reference.outputs)
         without = {name for name, p in student.named_parameters() if p.grad is None or not p.grad.any()}
@@ -132,6 +133,6 @@ class TestMaskedPretraining:
     @pytest.mark.parametrize("case", ["align_step_attention", "align_step_random_k2_resize"])
     def test_targets_are_the_teachers_visible_tokens(self, case):
         reference = golden(case)
-        features, visible = reference.outputs["teacher_features"], ~reference.inputs["mask"]
-        targets = features[:, visible].unflatten(1, (2, -1))
-        torch.testing.assert_close(targets, reference.outputs["targets_clip"], rtol=1e-4, atol=2e-5)
+        features, masked = reference.outputs["teacher_features"].transpose(0, 1), reference.inputs["mask"][:, 1:]
+        targets = of_visible_tokens(features, masked)
+        torch.testing.assert_close(targets, reference.outputs["targets_clip"].transpose(0, 1), rtol=1e-4, atol=2e-5)

@@ -138,11 +138,11 @@ class TestMaskedPretraining:
 
     def forward(self, reference, model):
         mask = reference.inputs["mask"][:, 1:]  # the reference's mask has an entry for CLS, which is always visible
-        clips = as_video(reference.inputs["pixels"])
+        clips, targets = as_video(reference.inputs["pixels"]), reference.inputs.get("targets_clip")
         return model(
             clips,
             bool_masked_pos=mask,
-            target_features=reference.inputs.get("targets_clip"),
+            target_features=None if targets is None else targets.transpose(0, 1),
             output_hidden_states=True,
         )
 
@@ -152,7 +152,7 @@ class TestMaskedPretraining:
         model = load(VideoMambaForPreTraining, converted(reference.checkpoint, overrides=self.CASES[case]))
         output = self.forward(reference, model)
         torch.testing.assert_close(output.hidden_states[0], reference.outputs["embed"], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(output.features, reference.outputs["output"], rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(output.features, reference.outputs["output"].transpose(0, 1), rtol=1e-4, atol=2e-5)
         if output.loss is not None:
             torch.testing.assert_close(output.loss, reference.outputs["loss"][0])
 

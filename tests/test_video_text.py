@@ -75,7 +75,7 @@ def text_inputs(reference) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def targets(outputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    return F.normalize(outputs["masked.clip_output"], dim=-1)
+    return F.normalize(outputs["masked.clip_output"], dim=-1).transpose(0, 1)
 
 
 @pytest.mark.usefixtures("no_grad")
@@ -141,7 +141,7 @@ class TestReference:
     def test_masked_words(self, model, reference):
         video = model.get_video_features(reference.inputs["video"]).last_hidden_state
         mask = reference.inputs["attention_mask"]
-        states = model.text_model(reference.inputs["mlm_input_ids"], mask)
+        states = model.text_model(reference.inputs["mlm_input_ids"], mask).last_hidden_state
         words = model.masked_language_head(model.text_model.fuse(states, mask, video))
         assert_same(words, reference.outputs["mlm_logits"], 1e-5)
 
@@ -153,7 +153,8 @@ class TestReference:
         assert_same(output.alignment_loss, reference.outputs["loss_uta"][0], 1e-6)
         outputs = model.vision_model(reference.inputs["video"], bool_masked_pos=visible, output_hidden_states=True)
         features = model.alignment_heads(outputs, model.vision_model.norm, visible)
-        assert_same(features, F.normalize(reference.outputs["masked.student_output"], dim=-1), 1e-5)
+        expected = F.normalize(reference.outputs["masked.student_output"], dim=-1).transpose(0, 1)
+        assert_same(features, expected, 1e-5)
 
 
 @pytest.fixture(scope="module", params=["mm_vision", "mm_vision_k2"])  # the second was made with one pooling only
@@ -193,7 +194,7 @@ class TestVideoSide:
         pooler = self.pooler(case, vision, case.default_pooling)
         assert_same(pooler(outputs.last_hidden_state, 1), expected[f"{medium}_masked.pooled"], 1e-5)
         features = vision.alignment_heads(outputs, vision.videomamba.norm, mask)
-        assert_same(features, expected[f"{medium}_masked.clip"], 1e-5)
+        assert_same(features, expected[f"{medium}_masked.clip"].transpose(0, 1), 1e-5)
 
     def test_without_masks(self, case, vision):
         inputs, expected = case.inputs, case.outputs
@@ -321,7 +322,7 @@ class TestModel:
         mask = torch.zeros(3, 16, dtype=torch.bool)
         mask[:, 4:] = True
         words = {"masked_input_ids": inputs["input_ids"], "masked_labels": inputs["input_ids"]}
-        features = F.normalize(torch.randn(1, 3, 5, 12), dim=-1)
+        features = F.normalize(torch.randn(3, 1, 5, 12), dim=-1)
         model(**inputs, bool_masked_pos=mask, target_features=features, **words).loss.backward()
         without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
         assert without == set()
@@ -373,7 +374,7 @@ class TestModel:
     def test_targets_without_a_mask(self, inputs):
         model = VideoMambaForVideoTextPreTraining(small_video_text_config())
         with pytest.raises(ValueError, match="`bool_masked_pos` is missing"):
-            model(**inputs, target_features=torch.ones(1, 3, 17, 12))
+            model(**inputs, target_features=torch.ones(3, 1, 17, 12))
 
     @pytest.mark.parametrize("name", ["masked_input_ids", "masked_labels"])
     def test_masked_words_without_the_words_or_these_without_a_text(self, inputs, name):

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 MaskType = Literal["attention", "random", "tube", "clip_row", "frame_row"]
@@ -63,6 +64,21 @@ def mask_patches(noise: Tensor, mask_type: MaskType, ratio: float, attention: Te
     else:
         raise ValueError(f"Unknown mask type {mask_type!r}: there are {', '.join(MASK_TYPES)}.")
     return masked.reshape(clips, -1)
+
+
+def of_visible_tokens(features: Tensor, bool_masked_pos: Tensor) -> Tensor:
+    """Of a teacher's features those of CLS and of the patches that are not left out, in order: what a student aligns with.
+
+    Args:
+        features (`Tensor` of shape `(clips, layers, 1 + patches, width)`)
+        bool_masked_pos (`Tensor` of shape `(clips, patches)`): see [`mask_patches`].
+
+    Returns:
+        `Tensor` of shape `(clips, layers, 1 + visible patches, width)`.
+    """
+    visible = F.pad(~bool_masked_pos, (1, 0), value=True)  # (clips, 1 + patches)
+    tokens = features.transpose(1, 2)[visible]  # (clips * (1 + visible patches), layers, width)
+    return tokens.unflatten(0, (len(features), -1)).transpose(1, 2)
 
 
 def _smallest(values: Tensor, count: int) -> Tensor:

@@ -74,7 +74,7 @@ class ClipTeacher(nn.Module):
         """Looks at clips `(clips, frames, 3, height, width)`.
 
         Returns:
-            features `(layers, clips, 1 + frames * patches, width)`, CLS first, then frame by frame; and, if asked for, the
+            features `(clips, layers, 1 + frames * patches, width)`, CLS first, then frame by frame; and, if asked for, the
             last layer's attention of CLS to the patches, averaged over heads: `(clips, frames, patches)`. Both in fp32.
         """
         clips, frames = pixel_values.shape[:2]
@@ -92,7 +92,7 @@ class ClipTeacher(nn.Module):
         attention = None
         if with_attention:
             attention = self._attention_of_cls(outputs.hidden_states[-2]).unflatten(0, (clips, frames))
-        return torch.stack(features), attention
+        return torch.stack(features, dim=1), attention
 
     def _attention_of_cls(self, hidden_states: Tensor) -> Tensor:
         """What CLS attends to in the last layer, `(images, patches)`, from what enters that layer.
@@ -181,10 +181,7 @@ class TokenTeacher(nn.Module):
             images = resize(images, self.frame_size)
             if "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters:
                 options["interpolate_pos_encoding"] = True
-        pixel_values = images.to(self.model.dtype).unflatten(0, leading)
-        if config.model_type == "videomamba" and pixel_values.ndim == 4:
-            pixel_values = pixel_values[:, None]  # the base model takes clips, of one frame too
-        tokens = self.model(pixel_values, **options).last_hidden_state
+        tokens = self.model(images.to(self.model.dtype).unflatten(0, leading), **options).last_hidden_state
         registers = getattr(config, "num_register_tokens", 0)  # DINO's, between CLS and patches
         return torch.cat((tokens[:, :1], tokens[:, 1 + registers :]), dim=1) if registers else tokens
 

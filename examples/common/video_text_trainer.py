@@ -49,7 +49,6 @@ class VideoTextTrainer(VideoMambaTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = False  # its loss is a mean over the pairs that it was given
         self.add_callback(TemperatureInRange())
         self.sums: dict[str, Tensor] = {}  # of the losses since the last point of the curves
         self.counts: dict[str, int] = {}
