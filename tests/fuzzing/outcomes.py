@@ -110,5 +110,5 @@ def _complaint(message: str, mentions: Sequence[str], most_lines: int) -> str | 
     if len(message) > LONGEST_MESSAGE:
         return f"is {len(message)} characters long"
     if not any(name in message for name in mentions):
-        return f"does not name {' or '.join(mentions)}"
+        return f"does not name {' or '.join(mentions[:3])}{', ...' if len(mentions) > 3 else ''}"
     return None
