@@ -85,7 +85,9 @@ def make_case(random: Generator, folder: Path) -> Case:
             altered.pop(field, None)
             alterations.append(f"no {field}")
         else:
-            altered[field] = VALUES[random.integers(len(VALUES))]
+            values = [value for value in VALUES if type(value) is type(altered.get(field))]
+            values = values if values and random.random() < 0.7 else VALUES
+            altered[field] = values[random.integers(len(values))]
             alterations.append(f"{field} = {json.dumps(altered[field])}")
     (folder / "config.json").write_text(json.dumps(content, indent=1))
     return Case(", ".join(alterations), lambda: check(type(config), folder))

@@ -6,6 +6,7 @@ import importlib
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -122,10 +123,10 @@ def _work(kind: str, seed: int, numbers: list[int], folder: Path, log: Path, sen
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     faulthandler.enable()
-    import torch
-
-    torch.set_num_threads(1)
-    load_kind(kind).prepare()
+    module = load_kind(kind)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+    module.prepare()
     sender.send(psutil.Process().memory_info().rss)
     for number in numbers:
         os.truncate(log, 0)
