@@ -166,16 +166,19 @@ class VideoMambaConfig(PreTrainedConfig):
     def validate_architecture(self) -> None:
         """Called by `@strict`, which wraps the error in one of its own; the message names the offending value."""
         super().validate_architecture()
-        for name in ("patch_size", "stride", "num_channels", "tubelet_size", "hidden_size", "num_hidden_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        for name in ("state_size", "conv_kernel", "expand", "time_step_rank", "num_aligned_layers", "alignment_size"):
+        counts = ["patch_size", "num_channels", "tubelet_size", "hidden_size", "num_hidden_layers", "state_size"]
+        counts += ["conv_kernel", "expand", "time_step_rank", "num_aligned_layers", "alignment_size"]
+        counts += ["patch_stride"] if self.patch_stride is not None else []
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if not isinstance(self.image_size, int) and len(self.image_size) != 2:
             raise ValueError(f"`image_size` must be an int or (height, width), got {self.image_size}.")
         if not self.layer_norm_eps > 0:
             raise ValueError(f"`layer_norm_eps` must be above 0, got {self.layer_norm_eps}.")
+        if not 0 < self.aligned_layer_interval < math.inf:
+            raise ValueError(f"`aligned_layer_interval` must be above 0 and finite, got {self.aligned_layer_interval}.")
+        _check_initializer_range(self.initializer_range)
         if min(self.grid_size) < 1:
             raise ValueError(f"`image_size` {self.image_size} does not hold one patch of {self.patch_size} pixels.")
         if self.num_frames is not None and (self.num_frames < 1 or self.num_frames % self.tubelet_size):
@@ -185,7 +188,7 @@ class VideoMambaConfig(PreTrainedConfig):
         for name in ("drop_path_rate", "hidden_dropout_prob", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
-        if min(self.aligned_layers) < 0:
+        if (self.num_aligned_layers - 1) * self.aligned_layer_interval >= self.num_hidden_layers:
             raise ValueError(
                 f"`num_aligned_layers` {self.num_aligned_layers} every `aligned_layer_interval` {self.aligned_layer_interval} "
                 f"reach below the first of {self.num_hidden_layers} layers."
@@ -310,6 +313,7 @@ class VideoMambaVideoTextConfig(PreTrainedConfig):
     def validate_architecture(self) -> None:
         """Called by `@strict`, which wraps the error in one of its own; the message names the offending value."""
         super().validate_architecture()
+        _check_initializer_range(self.initializer_range)
         if self.projection_dim < 1:
             raise ValueError(f"`projection_dim` must be at least 1, got {self.projection_dim}.")
         if not 1 <= self.num_fusion_layers <= self.text_config.num_hidden_layers:
@@ -324,6 +328,11 @@ class VideoMambaVideoTextConfig(PreTrainedConfig):
                 "The video side must be a video model whose patches span one frame, since it takes images as well: got "
                 f"`num_frames` {self.vision_config.num_frames}, `tubelet_size` {self.vision_config.tubelet_size}."
             )
+
+
+def _check_initializer_range(value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"`initializer_range` must be a finite number of at least 0, got {value}.")
 
 
 __all__ = ["VideoMambaConfig", "VideoMambaVideoTextConfig"]

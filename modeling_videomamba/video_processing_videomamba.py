@@ -76,6 +76,11 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
     valid_kwargs = VideoMambaVideoProcessorKwargs
     model_input_names = ["pixel_values"]
 
+    def __init__(self, **kwargs: Unpack[VideoMambaVideoProcessorKwargs]) -> None:
+        super().__init__(**kwargs)
+        if type(self.num_frames) is not int or self.num_frames < 1:
+            raise ValueError(f"`num_frames` must be a whole number of at least 1, got {self.num_frames!r}.")
+
     def preprocess(self, videos: VideoInput, **kwargs: Unpack[VideoMambaVideoProcessorKwargs]) -> BatchFeature:
         for name in ("num_frames", "num_clips", "num_crops"):
             if kwargs.get(name) is not None and kwargs[name] < 1:

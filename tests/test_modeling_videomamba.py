@@ -58,6 +58,12 @@ class TestConfig:
             ("image_size", 8),
             ("image_size", [32, 32, 32]),
             ("hidden_size", "wide"),
+            ("patch_stride", 0),
+            ("initializer_range", -1.0),
+            ("initializer_range", float("nan")),
+            ("aligned_layer_interval", float("-inf")),
+            ("aligned_layer_interval", -1.0),
+            ("num_aligned_layers", 10**30),
         ],
     )
     def test_a_bad_value_is_named(self, field, value):

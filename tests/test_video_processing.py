@@ -44,6 +44,11 @@ class TestFrameSampling:
             clip = indices.reshape(num_clips, -1)[sample.get("chunk_nb", 0)]
             assert clip.tolist() == sample["indices"], sample
 
+    @pytest.mark.parametrize("num_frames", [0, -1, 1.5, "16", None, [16], True])
+    def test_a_number_of_frames_that_is_none_is_refused_at_once(self, num_frames):
+        with pytest.raises(ValueError, match="`num_frames` must be a whole number of at least 1, got"):
+            VideoMambaVideoProcessor(num_frames=num_frames)
+
     @pytest.mark.parametrize("length", [1, 2, 5, 7])
     def test_a_short_video_repeats_frames(self, length):
         indices = VideoMambaVideoProcessor().sample_frames(VideoMetadata(total_num_frames=length), num_frames=8)
