@@ -5,11 +5,16 @@ import random
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from examples.common import clips
+from examples.common.captions import CaptionedFile
 from examples.common.clips import read_frames
 from examples.common.frame_sampling import FRAME_SAMPLINGS, lvu_windows, window_frames
+from examples.common.retrieval import read_middle_frames
 
 from .conftest import FIXTURES, render_clip
+from .video_files import brightness, copy_packets
 
 
 REFERENCE = json.loads((FIXTURES / "frame_sampling.json").read_text())
@@ -110,6 +115,29 @@ class TestWindows:
             window_frames(1000, None, 0.0, 60.0)
         assert window_frames(1000, None, None, None) == (0, 1000)
 
+    def test_windows_of_a_varying_rate_follow_the_times_of_the_frames(self):
+        """A frame is shown until the next: a window begins with the one that is there at its start."""
+        times = [0.0, 0.2, 1.0, 4.0, 5.0, 5.04]
+        assert window_frames(6, 1.2, 1.0, 4.5, times) == (2, 2)
+        assert window_frames(6, 1.2, 0.9, 1.1, times) == (1, 2)
+        assert window_frames(6, 1.2, 5.0, 9.0, times) == (4, 2)
+        assert window_frames(6, 1.2, 8.0, 9.0, times) == (5, 1)
+        assert window_frames(6, 1.2, None, None, times) == (0, 6)
+
+    def test_frames_are_read_from_the_window_of_a_varying_rate(self, tmp_path):
+        """Twenty frames in five seconds, then ten in 0.4 s."""
+        drawn = render_clip(tmp_path / "even.mkv", num_frames=30, codec_options={"bf": "0"})
+        times = [250 * i for i in range(20)] + [5000 + 40 * i for i in range(10)]
+
+        def retime(packet):
+            packet.pts = packet.dts = times[packet.pts // 40]
+
+        copy_packets(tmp_path / "even.mkv", tmp_path / "a.mkv", change=retime)
+        frames = read_frames({"video": str(tmp_path / "a.mkv"), "start": 5.0, "end": 5.4}, range)
+        assert brightness(frames) == pytest.approx(drawn[20:].mean((1, 2, 3)), abs=1.5)
+        frames = read_middle_frames(CaptionedFile(str(tmp_path / "a.mkv"), "video", ()), 4, seconds=1.0)
+        assert brightness(frames) == pytest.approx(drawn[:4].mean((1, 2, 3)), abs=1.5)
+
     def test_frames_are_read_from_the_window(self, tmp_path):
         drawn = render_clip(tmp_path / "clip.mp4")  # 25 frames a second
         row = {"video": str(tmp_path / "clip.mp4"), "start": 0.4, "end": 1.2}
@@ -122,3 +150,44 @@ class TestWindows:
         frames = read_frames(row, ends)
         assert lengths == [21]
         assert frames.float().mean((1, 2, 3)).tolist() == pytest.approx([drawn[i].mean() for i in (10, 30)], abs=1.5)
+
+
+class TestFoldersOfPictures:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        for i in range(4):
+            Image.new("RGB", (32, 24), (20 * i,) * 3).save(tmp_path / f"{i}.png")
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + bytes(30), b"\xff\xd8\xff\xe0" + bytes(30)]
+    )
+    def test_a_damaged_picture_is_named(self, folder, content):
+        (folder / "2.png").write_bytes(content)
+        with pytest.raises(ValueError, match=r"^Cannot read the picture .*/2\.png: [^\n]+$"):
+            read_frames({"video": str(folder)}, range)
+        assert len(read_frames({"video": str(folder)}, lambda total: [0, 3])) == 2
+
+    @pytest.mark.parametrize("error", [IndexError("index"), RuntimeError("many\nlines"), MemoryError()])
+    def test_whatever_the_decoder_raises_names_the_picture(self, folder, monkeypatch, error):
+        def fail(*args, **kwargs):
+            raise error
+
+        monkeypatch.setattr(clips, "decode_image", fail)
+        with pytest.raises(ValueError, match=r"^Cannot read the picture .*/0\.png: [^\n]+$"):
+            read_frames({"video": str(folder)}, range)
+
+    def test_pictures_of_different_sizes(self, folder):
+        Image.new("RGB", (16, 24)).save(folder / "3.png")
+        with pytest.raises(ValueError, match=r"not of one size: 3\.png is 24 x 16, others are 24 x 32"):
+            read_frames({"video": str(folder)}, range)
+
+    def test_photographs_come_out_upright(self, tmp_path):
+        """By what EXIF says of how the camera was held."""
+        picture = np.zeros((48, 64, 3), np.uint8)
+        picture[:24, :32] = 200
+        tags = Image.Exif()
+        tags[0x0112] = 6  # a quarter turn clockwise
+        Image.fromarray(picture).save(tmp_path / "a.jpg", exif=tags)
+        [frame] = read_frames({"video": str(tmp_path)}, range)
+        assert np.abs(frame.permute(1, 2, 0).numpy() - np.rot90(picture, -1).astype(float)).mean() < 3

@@ -1,6 +1,7 @@
 """Images: tables of them, one view for evaluation, and copies in training."""
 
 import io
+import struct
 
 import datasets
 import numpy as np
@@ -93,8 +94,18 @@ def test_a_damaged_image_is_an_error_of_value():
     Image.new("RGB", (4, 4)).save(file := io.BytesIO(), "BMP")
     header = bytearray(file.getvalue())
     header[18:26] = (100_000).to_bytes(4, "little") * 2
-    with pytest.raises(ValueError, match="Cannot read the image of 102 bytes: Image size"):
+    with pytest.raises(ValueError, match=r"Cannot read the image of \d+ bytes: Image size"):
         read_image(bytes(header))
+
+
+@pytest.mark.parametrize("error", [IndexError("index"), struct.error("unpack"), MemoryError(), OverflowError("big\nand more")])
+def test_whatever_pillow_raises_is_an_error_that_names_the_image(monkeypatch, error):
+    def fail(file):
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ValueError, match="Cannot read the image folder/a.png: [^\n]+$"):
+        read_image("folder/a.png")
 
 
 def test_grey_images_and_those_with_transparency_become_rgb(tmp_path):
