@@ -93,7 +93,7 @@ def test_a_damaged_image_is_an_error_of_value():
     Image.new("RGB", (4, 4)).save(file := io.BytesIO(), "BMP")
     header = bytearray(file.getvalue())
     header[18:26] = (100_000).to_bytes(4, "little") * 2
-    with pytest.raises(ValueError, match="Cannot read the image: Image size"):
+    with pytest.raises(ValueError, match="Cannot read the image.*: Image size"):
         read_image(bytes(header))
 
 
@@ -120,7 +120,7 @@ def test_an_image_never_starts_another_program(tmp_path, monkeypatch):
     Image.new("RGB", (4, 5)).save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: pytest.fail("Ghostscript was started"))
-    with pytest.raises(OSError, match="cannot identify image file"):
+    with pytest.raises((ValueError, OSError), match="cannot identify image file"):
         read_image(tmp_path / "a.jpg")
 
 
