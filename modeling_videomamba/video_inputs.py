@@ -32,7 +32,10 @@ class Frames(NamedTuple):
 
 
 def list_videos(
-    videos: Any, input_data_format: str | ChannelDimension | None = None, check_range: bool = True
+    videos: Any,
+    input_data_format: str | ChannelDimension | None = None,
+    check_range: bool = True,
+    convert_rgb: bool = True,
 ) -> list[VideoSource | Frames]:
     """A flat list of videos from one of them, a batch, or lists of any depth. Arrays of uint8 and of floats are not copied.
 
@@ -42,10 +45,13 @@ def list_videos(
         input_data_format (`"channels_first"` or `"channels_last"`, *optional*): by default, told by the shape.
         check_range: whole numbers must be in 0..255, and floats in 0..1 or 0..255, told apart by the largest one. Otherwise
             they may be anything, and are left as they are.
+        convert_rgb: grey is repeated for the three colours, and transparency left out, as Pillow's `convert("RGB")` does and
+            as that of videos is.
 
     Raises:
         ValueError: if it is something else.
     """
+    options = input_data_format, check_range, convert_rgb
     if _is_file(videos):
         return [videos]
     if isinstance(videos, Image):
@@ -55,10 +61,10 @@ def list_videos(
             raise ValueError("An empty list is not a video.")
         is_frame = [_is_frame(video) for video in videos]
         if all(is_frame):
-            return [_frames(_stack(videos, input_data_format), input_data_format, check_range)]
+            return [_frames(_stack(videos, input_data_format), *options)]
         if any(is_frame):
             raise ValueError(f"A list holds single frames beside other things. {A_VIDEO_IS}.")
-        return [flat for video in videos for flat in list_videos(video, input_data_format, check_range)]
+        return [flat for video in videos for flat in list_videos(video, *options)]
     if not isinstance(videos, Tensor):
         if not hasattr(videos, "__array__"):
             raise ValueError(f"{A_VIDEO_IS}, got {type(videos).__name__}.")
@@ -66,23 +72,17 @@ def list_videos(
     if videos.ndim == 5:
         if not len(videos):
             raise ValueError(f"A batch of shape {tuple(videos.shape)} has no videos.")
-        return [_frames(video, input_data_format, check_range) for video in videos]
+        return [_frames(video, *options) for video in videos]
     if videos.ndim == 3 and {videos.shape[0], videos.shape[2]} & {1, 3, 4}:
         videos = videos[None]
-    return [_frames(videos, input_data_format, check_range)]
+    return [_frames(videos, *options)]
 
 
-def to_rgb(frames: Frames, convert_rgb: bool = True) -> Tensor:
-    """Levels in 0..255, `(frames, 3, height, width)`, uint8 or fp32.
-
-    Grey is repeated for the three colours. Transparency is left out, as Pillow's `convert("RGB")` does and as videos' is.
-    """
-    pixels = frames.pixels
-    if convert_rgb:
-        pixels = pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels[:, :3]
-    if pixels.dtype == torch.uint8:
-        return pixels
-    return pixels.float() if frames.factor is None else pixels.float() * frames.factor
+def to_levels(frames: Frames) -> Tensor:
+    """Pixels in 0..255, `(frames, channels, height, width)`, uint8 or fp32."""
+    if frames.pixels.dtype == torch.uint8:
+        return frames.pixels
+    return frames.pixels.float() if frames.factor is None else frames.pixels.float() * frames.factor
 
 
 def picture_to_rgb(picture: Image) -> Image:
@@ -119,7 +119,9 @@ def _stack(frames: Sequence, input_data_format: str | ChannelDimension | None) -
     return np.stack([np.expand_dims(array, channel) if array.ndim == 2 else array for array in arrays])
 
 
-def _frames(video: np.ndarray | Tensor, input_data_format: str | ChannelDimension | None, check_range: bool) -> Frames:
+def _frames(
+    video: np.ndarray | Tensor, input_data_format: str | ChannelDimension | None, check_range: bool, convert_rgb: bool
+) -> Frames:
     shape = tuple(video.shape)
     if video.ndim != 4:
         hint = ". Grey frames need a dimension for their channel: `video[..., None]`" if video.ndim in (2, 3) else ""
@@ -138,6 +140,8 @@ def _frames(video: np.ndarray | Tensor, input_data_format: str | ChannelDimensio
         pixels = pixels.permute(0, 3, 1, 2)
     if pixels.shape[1] not in (1, 3, 4):
         raise ValueError(f"{A_VIDEO_IS}, got an array of shape {shape}.")
+    if convert_rgb:
+        pixels = pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels[:, :3]
     if pixels.dtype == torch.uint8 or not check_range:
         return Frames(pixels, 1.0 if pixels.dtype == torch.uint8 else None)
     return _with_levels(pixels)
@@ -171,4 +175,4 @@ def _tensor(array: np.ndarray | Tensor) -> Tensor:
     return array
 
 
-__all__ = ["Frames", "list_videos", "picture_to_rgb", "to_rgb"]
+__all__ = ["Frames", "list_videos", "picture_to_rgb", "to_levels"]

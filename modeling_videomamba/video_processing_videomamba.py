@@ -14,7 +14,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoInput, VideoMetadata, make_batched_metadata
 
 from .video_decoding import decode_video
-from .video_inputs import Frames, list_videos, to_rgb
+from .video_inputs import Frames, list_videos, to_levels
 from .video_sources import VideoSource
 
 
@@ -92,9 +92,9 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
             if fps <= 0:
                 raise ValueError(f"`fps` must be above 0, got {fps}.")
             kwargs["num_frames"] = None  # not the processor's own
-        settings = {name: getattr(self, name) for name in ("do_rescale", "rescale_factor")} | kwargs
+        settings = {name: getattr(self, name) for name in ("do_rescale", "rescale_factor", "do_convert_rgb")} | kwargs
         has_levels = settings["do_rescale"] and math.isclose(settings["rescale_factor"] or 0, 1 / 255)
-        videos = list_videos(videos, kwargs.pop("input_data_format", None), check_range=has_levels)
+        videos = list_videos(videos, kwargs.pop("input_data_format", None), has_levels, settings["do_convert_rgb"])
         batch = super().preprocess(videos, **kwargs)
         batch["pixel_values"] = batch.pop("pixel_values_videos")
         return batch
@@ -160,6 +160,8 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
             given = [None] * len(videos)
         else:
             given = make_batched_metadata(videos, video_metadata=video_metadata)
+            if len(given) != len(videos):
+                raise ValueError(f"`video_metadata` is that of {len(given)} videos, but {len(videos)} were given.")
         sampled, metadata_of_sampled = [], []
         for video, metadata in zip(videos, given):
             if isinstance(video, Frames):
@@ -188,10 +190,8 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
         metadata.frames_indices = sample_indices_fn(metadata=metadata)
         return video.take(metadata.frames_indices), metadata
 
-    def _prepare_input_videos(
-        self, videos: list[Frames], do_convert_rgb: bool | None = None, device: str | None = None, **kwargs
-    ) -> list[Tensor]:
-        videos = [to_rgb(video, do_convert_rgb) for video in videos]
+    def _prepare_input_videos(self, videos: list[Frames], device: str | None = None, **kwargs) -> list[Tensor]:
+        videos = [to_levels(video) for video in videos]
         return [video.to(device) for video in videos] if device is not None else videos
 
     def resize(self, image: Tensor, size, **kwargs) -> Tensor:

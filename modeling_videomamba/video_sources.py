@@ -175,8 +175,7 @@ def describe_other_file(source: str | bytes) -> str | None:
         text = head.decode("utf-8-sig", "replace").lstrip().lower()
         if text.startswith("<?xml"):
             text = text.partition("?>")[2].lstrip()
-        what = next((what for start, what in OTHER_TEXTS.items() if text.startswith(start)), "a text file, not a video")
-        return what
+        return next((what for start, what in OTHER_TEXTS.items() if text.startswith(start)), "a text file, not a video")
     try:
         with Image.open(source if isinstance(source, str) else io.BytesIO(source), formats=PICTURE_FORMATS) as image:
             return f"a picture ({image.format}), not a video"

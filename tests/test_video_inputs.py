@@ -239,5 +239,5 @@ class TestMetadata:
         ):
             pixels(VIDEO, video_metadata={"total_num_frames": 40})
         assert pixels(VIDEO, video_metadata={"total_num_frames": 40}, do_sample_frames=False).shape[1] == 6
-        with pytest.raises(ValueError, match="2 videos but 1"):
+        with pytest.raises(ValueError, match="2 videos but 1|of 1 videos, but 2"):
             pixels([VIDEO, VIDEO], video_metadata={"total_num_frames": 6})
