@@ -113,7 +113,8 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
         length: for one clip, its middle. With `frame_sampling="intervals"`, as video-text models were trained, the bounds of
         the segments are whole frames, and there is one clip.
 
-        With `fps` instead of `num_frames`, there are as many segments as make so many frames a second.
+        With `fps` instead of `num_frames`, there are as many segments as make so many frames a second. Where the frame rate of
+        the video varies, they are equally long in seconds.
         """
         num_clips = num_clips or self.num_clips
         if num_frames is None and fps is not None:
@@ -128,6 +129,11 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
             if num_clips > 1:
                 raise ValueError(f"`num_clips` must be 1 with `frame_sampling='intervals'`, got {num_clips}.")
             return interval_middles(metadata.total_num_frames, num_frames)
+        frame_times = getattr(metadata, "frame_times", None)
+        if fps is not None and frame_times is not None:
+            places = np.add.outer(np.arange(1, num_clips + 1) / (num_clips + 1), np.arange(num_frames))  # (clips, frames)
+            seconds = places.ravel() * metadata.duration / num_frames
+            return np.searchsorted(frame_times, seconds, side="right") - 1
         segment = last / num_frames
         starts = np.round(segment * np.arange(num_frames)).astype(int)  # half to even
         shifts = [int(segment / (num_clips + 1) * (clip + 1)) for clip in range(num_clips)]

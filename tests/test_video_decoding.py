@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_videomamba import decode_video, video_decoding, video_index
+from modeling_videomamba import VideoMambaVideoProcessor, decode_video, video_decoding, video_index
 from modeling_videomamba.video_decoding import torchcodec_is_usable
+from modeling_videomamba.video_index import VideoFileMetadata
 
 from .conftest import render_clip
 from .video_files import DECODERS, brightness, copy_packets, damage_packet, set_display_matrix, set_edits
@@ -509,6 +510,14 @@ class TestVariableFrameRate:
         assert metadata.frame_times == pytest.approx(self.TIMES, abs=0.002)
         _, metadata = decode_video(path, lambda metadata: [9, 0, 5], decoder)
         assert metadata.timestamps == pytest.approx([5.0, 0.0, 1.5], abs=0.002)
+
+    def test_frames_a_second_are_counted_in_time(self):
+        """One frame a second of 5.04 s: those shown at 0.504, 1.512, 2.52, 3.528 and 4.536 s."""
+        metadata = VideoFileMetadata(total_num_frames=10, fps=10 / 5.04, duration=5.04)
+        metadata.frame_times = self.TIMES
+        assert VideoMambaVideoProcessor().sample_frames(metadata, fps=1).tolist() == [1, 5, 5, 5, 8]
+        clips = VideoMambaVideoProcessor().sample_frames(metadata, fps=0.4, num_clips=2).reshape(2, 2)
+        assert clips.tolist() == [[1, 5], [5, 8]]
 
     @pytest.mark.parametrize("rate", [30, Fraction(30000, 1001), 59])
     def test_a_constant_rate_keeps_its_numbers(self, tmp_path, rate):
