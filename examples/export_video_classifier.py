@@ -4,8 +4,9 @@
     python examples/export_video_classifier.py --model my-model --output model.pt2   # for torch.export.load
 
 The file takes `pixel_values (batch, num_frames, channels, height, width)`, as the model's processor makes them, and gives
-`logits (batch, num_labels)`. Any batch; frames and pixels are those of the model's configuration. For others, save what
-`model.resize_position_embeddings(num_frames=16, image_size=384)` makes of it, and export that.
+`logits (batch, num_labels)`. Any batch, in a `.pt2` file any number of frames, too; all else is as in the model's
+configuration. For other sizes, save what `model.resize_position_embeddings(num_frames=16, image_size=384)` makes of it, and
+export that.
 """
 
 import sys
@@ -34,8 +35,11 @@ TOLERANCE = 1e-4  # of the largest logit
 
 def export(model: PreTrainedModel, pixel_values: Tensor, output: Path) -> None:
     """Writes `output`, in the format of its suffix. `pixel_values`: any two clips of the right size."""
+    free = {0: torch.export.Dim.AUTO}
+    if output.suffix == ".pt2" and model.config.num_frames is not None:
+        free[1] = torch.export.Dim.AUTO  # the frames, whole tubelets
     with torch.no_grad():
-        program = torch.export.export(model, (pixel_values,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        program = torch.export.export(model, (pixel_values,), dynamic_shapes=(free,))
     if output.suffix == ".pt2":
         torch.export.save(program, output)
         return

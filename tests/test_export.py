@@ -9,14 +9,20 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from torch.export import Dim
 
 from examples import export_video_classifier
 from examples.export_video_classifier import export, load
-from modeling_videomamba import VideoMambaForImageClassification, VideoMambaForVideoClassification, selective_scan
+from modeling_videomamba import (
+    VideoMambaForImageClassification,
+    VideoMambaForVideoClassification,
+    VideoMambaForVideoTextRetrieval,
+    selective_scan,
+)
 from modeling_videomamba.selective_scan import selective_scan_reference
 from modeling_videomamba.selective_scan_onnx import ONNX_TRANSLATIONS
 
-from .conftest import assert_same, small_config
+from .conftest import assert_same, small_config, small_video_text_config
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -44,7 +50,14 @@ np.save("logits.npy", program(torch.from_numpy(np.load("clips.npy"))).logits.det
 
 def small_model(model_class=VideoMambaForVideoClassification, **config):
     torch.manual_seed(0)
-    return model_class(small_config(scan_implementation="torch", **config)).eval()
+    return model_class(small_config(**({"scan_implementation": "torch"} | config))).eval()
+
+
+def classifier_of_frames(**config):
+    """Temporal position embeddings start as zeros, which any interpolation leaves alone."""
+    model = small_model(**config)
+    torch.nn.init.normal_(model.get_position_embeddings()[1])
+    return model
 
 
 @pytest.fixture
@@ -70,6 +83,12 @@ class TestCommand:
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
         assert_same(torch.from_numpy(np.load(tmp_path / "logits.npy")), model(clips).logits, 1e-5)
 
+    def test_a_program_takes_any_number_of_frames(self, tmp_path):
+        model = small_model()
+        export(model, torch.randn(2, 4, 3, 32, 32), tmp_path / "model.pt2")
+        clips = torch.randn(1, 7, 3, 32, 32)
+        assert_same(load(tmp_path / "model.pt2")(clips), model(clips).logits, 1e-5)
+
     def test_other_logits_are_an_error(self, run_command, tmp_path, monkeypatch):
         small_model().save_pretrained(tmp_path / "model")
         monkeypatch.setattr(export_video_classifier, "load", lambda path: lambda clips: 1.01 * load(path)(clips))
@@ -80,6 +99,62 @@ class TestCommand:
         with pytest.raises(SystemExit):
             run_command("--output", "model.torchscript")
         assert "--output: a file ending in .onnx or .pt2, got model.torchscript" in capsys.readouterr().err
+
+
+class TestFreeFrames:
+    """One exported program for all numbers of frames, which gives the model's numbers to the last bit."""
+
+    @pytest.mark.parametrize("frames", [4, 6], ids=["configured", "other"])
+    @pytest.mark.parametrize("scan_implementation", ["torch", "numba"])
+    @pytest.mark.parametrize("dim", [Dim("frames"), Dim.AUTO, Dim.DYNAMIC], ids=["Dim", "AUTO", "DYNAMIC"])
+    def test_any_number_of_frames(self, dim, scan_implementation, frames):
+        """Also with gradients enabled, as by default."""
+        model = classifier_of_frames(scan_implementation=scan_implementation)
+        free = {0: Dim.AUTO, 1: dim}
+        program = torch.export.export(model, (torch.randn(2, frames, 3, 32, 32),), dynamic_shapes=(free,)).module()
+        for batch, length in ((1, 1), (2, 4), (3, 7), (1, 16)):
+            clips = torch.randn(batch, length, 3, 32, 32)
+            assert torch.equal(program(clips).logits, model(clips).logits)
+
+    def test_tubelets(self):
+        model = classifier_of_frames(tubelet_size=2)
+        shapes = ({0: Dim("batch"), 1: 2 * Dim("positions")},)
+        program = torch.export.export(model, (torch.randn(2, 4, 3, 32, 32),), dynamic_shapes=shapes).module()
+        for length in (4, 6, 10):
+            clips = torch.randn(1, length, 3, 32, 32)
+            assert torch.equal(program(clips).logits, model(clips).logits)
+
+    def test_frames_of_any_size(self):
+        model = classifier_of_frames()
+        shapes = {"pixel_values": dict.fromkeys((0, 1, 3, 4), Dim.AUTO), "interpolate_pos_encoding": None}
+        inputs = {"pixel_values": torch.randn(2, 4, 3, 32, 32), "interpolate_pos_encoding": True}
+        program = torch.export.export(model, (), inputs, dynamic_shapes=shapes).module()
+        for size in ((1, 7, 3, 48, 64), (3, 4, 3, 32, 32)):
+            clips = torch.randn(size)
+            expected = model(clips, interpolate_pos_encoding=True).logits
+            assert torch.equal(program(pixel_values=clips, interpolate_pos_encoding=True).logits, expected)
+
+    def test_videos_beside_texts(self):
+        model = VideoMambaForVideoTextRetrieval(small_video_text_config()).eval()
+        inputs = torch.tensor([[2, 7, 9, 3]] * 2), torch.randn(2, 4, 3, 32, 32)
+        shapes = ({0: Dim("texts"), 1: Dim("length")}, {0: Dim("videos"), 1: Dim("frames")})
+        program = torch.export.export(model, inputs, dynamic_shapes=shapes).module()
+        inputs = torch.tensor([[2, 7, 8, 9, 3]] * 3), torch.randn(4, 7, 3, 32, 32)
+        assert_same(program(*inputs).logits_per_video, model(*inputs).logits_per_video, 1e-5)
+
+    def test_a_compiled_model_is_compiled_once(self):
+        graphs = []
+
+        def backend(graph, _):
+            graphs.append(graph)
+            return graph
+
+        model = classifier_of_frames()
+        compiled = torch.compile(model, backend=backend, dynamic=True)
+        for length in (4, 6, 8, 4):
+            clips = torch.randn(2, length, 3, 32, 32)
+            torch.testing.assert_close(compiled(clips).logits, model(clips).logits)
+        assert len(graphs) == 1
 
 
 class TestOnnx:

@@ -35,6 +35,10 @@ assert len(classify(Image.new("RGB", (90, 70), "red"), top_k=3)) == 3
 assert type(classify.model).__module__.startswith(origin), type(classify.model)
 AutoModelForImageClassification.from_pretrained("model", **kwargs)
 AutoImageProcessor.from_pretrained("model")
+embed = pipeline("image-feature-extraction", model="model", pool=True, **kwargs)
+assert type(embed.model).__module__.startswith(origin), type(embed.model)
+[vector] = embed(Image.new("RGB", (90, 70), "red"))
+assert len(vector) == embed.model.config.hidden_size
 """
 
 VIDEO_TEXT = """

@@ -5,17 +5,24 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForImageClassification, AutoModelForVideoClassification
+from transformers import (
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForPreTraining,
+    AutoModelForVideoClassification,
+)
 
 from modeling_videomamba import (
     VideoMambaConfig,
     VideoMambaForImageClassification,
+    VideoMambaForPreTraining,
     VideoMambaForVideoClassification,
+    VideoMambaForVideoTextRetrieval,
     VideoMambaModel,
 )
-from modeling_videomamba.modeling_videomamba import VideoMambaLayer
+from modeling_videomamba.modeling_videomamba import VideoMambaLayer, select_hidden_states
 
-from .conftest import small_config
+from .conftest import small_config, small_video_text_config
 
 
 @pytest.fixture
@@ -103,6 +110,44 @@ class TestOutputs:
         assert torch.equal(logits, output.logits)
         assert torch.equal(hidden_states[-1], output.hidden_states[-1])
 
+    @pytest.mark.parametrize(
+        "model_class", [VideoMambaModel, VideoMambaForVideoClassification, VideoMambaForPreTraining], ids=lambda c: c.__name__
+    )
+    def test_what_the_configuration_and_the_caller_ask_for(self, model_class, pixel_values):
+        model = model_class(small_config()).eval()
+        masks = {"bool_masked_pos": torch.arange(32).view(2, 16) % 4 != 0} if model_class is VideoMambaForPreTraining else {}
+        assert model(pixel_values, **masks).get("hidden_states") is None
+        states = model(pixel_values, output_hidden_states=True, **masks).hidden_states
+        first, middle, last = model(pixel_values, output_hidden_states=[0, 2], **masks).hidden_states
+        assert middle is None
+        assert torch.equal(first, states[0])
+        assert torch.equal(last, states[2])
+        model.config.output_hidden_states, model.config.return_dict = True, False
+        output = model(pixel_values, **masks)
+        assert isinstance(output, tuple)
+        assert all(torch.equal(x, y) for x, y in zip(output[-1], states))
+        assert len(model(pixel_values, output_hidden_states=False, **masks)) == len(output) - 1
+
+    def test_hidden_states_counted_from_the_end(self):
+        states = tuple(torch.arange(3.0))
+        assert select_hidden_states(states, [0, -1]) == (states[0], None, states[2])
+        assert select_hidden_states(states, -2) == (None, states[1], None)
+        assert select_hidden_states(states, [5]) == (None, None, None)
+        assert select_hidden_states(states, True) == states
+        assert select_hidden_states(states, False) is None
+
+    def test_features_of_masked_pretraining_have_the_batch_first(self, pixel_values):
+        model = VideoMambaForPreTraining(small_config(alignment_size=12, num_aligned_layers=2))
+        masks = torch.arange(32).view(2, 16) % 4 != 0
+        features = model(pixel_values, masks).features
+        assert features.shape == (2, 2, 1 + 4, 12)  # (batch, aligned layers, CLS and visible patches, alignment_size)
+        torch.testing.assert_close(model(pixel_values[:1], masks[:1]).features, features[:1])
+        one_layer = VideoMambaForPreTraining(small_config(alignment_size=12))
+        with pytest.raises(
+            ValueError, match=r"must have shape \(batch, aligned layers, .* = \(2, 1, 5, 12\), got \(1, 2, 5, 12\)"
+        ):
+            one_layer(pixel_values, masks, target_features=torch.ones(1, 2, 5, 12))  # would broadcast to (2, 2, 5, 12)
+
     def test_deterministic_and_independent_of_the_batch(self, model, pixel_values):
         logits = model(pixel_values).logits
         assert torch.equal(model(pixel_values).logits, logits)
@@ -124,6 +169,14 @@ class TestOutputs:
         model = VideoMambaForImageClassification(small_config(num_frames=None))
         assert model(torch.randn(2, 3, 32, 32)).logits.shape == (2, 5)
         assert "temporal" not in " ".join(model.state_dict())
+
+    def test_bare_image_model(self):
+        """It takes images, as other image models do, and clips of one frame."""
+        model = VideoMambaModel(small_config(num_frames=None))
+        images = torch.randn(2, 3, 32, 32)
+        assert torch.equal(model(images).last_hidden_state, model(images[:, None]).last_hidden_state)
+        with pytest.raises(ValueError, match=r"must have shape \(batch, 3, height, width\), got \(2, 1, 32, 32\)"):
+            model(images[:, :1])
 
 
 class TestLosses:
@@ -162,6 +215,32 @@ class TestSaving:
         loaded.save_pretrained(tmp_path / "bf16")
         again = reload(model, tmp_path / "bf16", dtype="auto")
         assert torch.equal(again(pixel_values).logits, loaded(pixel_values).logits)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("auto_class", [AutoModel, AutoModelForPreTraining], ids=lambda c: c.__name__)
+    @pytest.mark.parametrize("make_config", [small_config, small_video_text_config])
+    def test_built_in_half_precision_as_loaded_in_half_precision(self, make_config, auto_class, dtype, tmp_path):
+        auto_class.from_config(make_config(initializer_range=0.01)).save_pretrained(tmp_path)
+        loaded = auto_class.from_pretrained(tmp_path, dtype=dtype)
+        dtypes = {name: parameter.dtype for name, parameter in loaded.named_parameters()}
+        assert set(dtypes.values()) == {dtype, torch.float32}
+        built = auto_class.from_config(make_config(), dtype=dtype)
+        assert {name: parameter.dtype for name, parameter in built.named_parameters()} == dtypes
+        for name, parameter in built.named_parameters():
+            if name.endswith(("A_log", "temperature")):  # and not rounded before
+                assert torch.equal(parameter, loaded.get_parameter(name))
+        with torch.device("meta"):
+            built = auto_class.from_config(make_config(), dtype=dtype)
+        assert {name: parameter.dtype for name, parameter in built.named_parameters()} == dtypes
+
+    def test_half_precision_as_the_default(self, pixel_values):
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            model = VideoMambaForVideoClassification(small_config())
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert model.videomamba.layers[0].mixer.forward_scan.A_log.dtype == torch.float32
+        assert model(pixel_values).logits.dtype == torch.bfloat16
 
     def test_auto_classes_load_any_head(self, model, tmp_path, pixel_values):
         model.save_pretrained(tmp_path)
@@ -352,6 +431,26 @@ class TestBadInput:
     def test_wrong_clip(self, model, shape, message):
         with pytest.raises(ValueError, match=message):
             model(torch.zeros(shape))
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+    def test_pixels_that_are_not_normalised(self, model, dtype):
+        clip, image = torch.ones(1, 4, 3, 32, 32, dtype=dtype), torch.ones(1, 3, 32, 32, dtype=dtype)
+        videos = f"must be floating point, got {dtype}: `VideoMambaVideoProcessor` scales and normalises"
+        text = torch.tensor([[2, 7, 9, 3]])
+        retrieval = VideoMambaForVideoTextRetrieval(small_video_text_config())
+        pretraining, mask = VideoMambaForPreTraining(small_config()), torch.zeros(1, 16, dtype=torch.bool)
+        for call in (
+            lambda: model(clip),
+            lambda: model.videomamba(clip),
+            lambda: pretraining(clip, mask),
+            lambda: retrieval(text, clip),
+            lambda: retrieval.get_video_features(clip),
+        ):
+            with pytest.raises(ValueError, match=videos):
+                call()
+        for model_class in (VideoMambaModel, VideoMambaForImageClassification):
+            with pytest.raises(ValueError, match=f"got {dtype}: the model's image processor scales and normalises"):
+                model_class(small_config(num_frames=None))(image)
 
     def test_interpolation_never_drops_pixels(self, model):
         with pytest.raises(ValueError, match="33 x 32 pixels cannot be cut into patches of 16"):

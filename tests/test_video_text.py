@@ -308,6 +308,44 @@ class TestModel:
             padded = model.get_text_features(inputs["input_ids"][1:2], inputs["attention_mask"][1:2]).pooler_output
             torch.testing.assert_close(model.get_text_features(**short).pooler_output, padded)
 
+    def test_hidden_states_and_tuples_on_request(self, inputs):
+        """As of CLIP: of each side by itself, and in the output of both, by argument or by the configuration of either."""
+        model = VideoMambaForVideoTextRetrieval(small_video_text_config()).eval()
+        texts, clips = (inputs["input_ids"], inputs["attention_mask"]), (inputs["pixel_values"],)
+        for features, arguments, side, layers in (
+            (model.get_text_features, texts, model.config.text_config, 2),  # the third looks at videos
+            (model.get_video_features, clips, model.config.vision_config, 2),
+        ):
+            output = features(*arguments)
+            assert output.hidden_states is None
+            assert all(torch.equal(x, y) for x, y in zip(features(*arguments, return_dict=False), output.to_tuple()))
+            states = features(*arguments, output_hidden_states=True).hidden_states
+            assert len(states) == 1 + layers
+            first, middle, last = features(*arguments, output_hidden_states=[0, -1]).hidden_states
+            assert torch.equal(first, states[0])
+            assert middle is None
+            assert torch.equal(last, states[-1])
+            for config in (side, model.config):
+                config.output_hidden_states, config.return_dict = True, False
+                assert len(features(*arguments)[-1] if config is model.config else features(*arguments).hidden_states) == 3
+                assert features(*arguments, output_hidden_states=False, return_dict=True).hidden_states is None
+                config.output_hidden_states, config.return_dict = False, True
+        output = model(**inputs, output_hidden_states=True)
+        assert len(output.text_model_output.hidden_states) == len(output.vision_model_output.hidden_states) == 3
+        assert len(model(**inputs, return_dict=False)) == 6
+
+    def test_hidden_states_of_pretraining_are_those_asked_for(self, inputs):
+        model = VideoMambaForVideoTextPreTraining(small_video_text_config()).eval()
+        mask = (torch.arange(16) % 4 != 0).expand(3, -1)
+        alignment = {"bool_masked_pos": mask, "target_features": torch.ones(3, 1, 5, 12)}  # which needs all of the video side
+        assert model(**inputs, **alignment).vision_model_output.hidden_states is None
+        states = model(**inputs, **alignment, output_hidden_states=[-1]).vision_model_output.hidden_states
+        assert [state is None for state in states] == [True, True, False]
+
+    def test_two_forward_passes_before_a_backward_pass(self, inputs):
+        model = VideoMambaForVideoTextRetrieval(small_video_text_config()).train()
+        sum(model(**inputs, return_loss=True).loss for _ in range(2)).backward()
+
     def test_words_after_a_word_count(self, inputs):
         """Without padding there is no mask, and attention must not turn causal."""
         model = VideoMambaForVideoTextRetrieval(small_video_text_config()).eval()
