@@ -224,8 +224,11 @@ def label_names(videos: Dataset) -> list[str] | None:
     return sorted(set(videos["label"]) - {None, ""}) if label.dtype in ("string", "large_string") else None
 
 
-def count_classes(videos: Dataset, num_labels: int | None = None) -> int:
+def count_classes(videos: Dataset, num_labels: int | None = None, ids: list[list[int]] | None = None) -> int:
     """The size of a head for labels that are bare ids: `num_labels`, or else one more than the largest id.
+
+    Args:
+        ids: those of each video, where they are not just its `label`.
 
     Raises:
         ValueError: if labels are missing or are not ids, or if an id is too large. Without `num_labels`, an id must be below
@@ -233,10 +236,10 @@ def count_classes(videos: Dataset, num_labels: int | None = None) -> int:
     """
     if num_labels is not None and not 1 <= num_labels <= MOST_LABELS:
         raise ValueError(f"--num_labels must be between 1 and {MOST_LABELS:,}, got {num_labels}.")
-    labels = list(videos["label"])
-    different = set(labels)
+    ids = [[label] for label in videos["label"]] if ids is None else ids
+    different = {label for labels in ids for label in labels}
     bound = max(1000, 10 * len(different)) if num_labels is None else num_labels
-    for index, label in enumerate(labels):
+    for index, label in ((index, label) for index, labels in enumerate(ids) for label in labels):
         if not isinstance(label, int) or label < 0:
             raise ValueError(f"{_origin(videos, index)}: expected a class id, 0 or more, got {label}.")
         if label >= bound and num_labels is None:
