@@ -49,8 +49,8 @@ from transformers.utils import logging
 
 from examples.common.arguments import DataclassParser, Help
 from examples.common.checks import require_at_least_one
-from examples.common.inference import classify_views, fingerprint_of, load_classifier, reason_of
-from examples.common.media_files import printable, search_folder
+from examples.common.inference import classify_views, fingerprint_of, load_classifier
+from examples.common.media_files import printable, reason_of, search_folder
 from examples.common.media_lists import read_list
 from examples.common.outputs import check_held, hold, release, replacing
 from examples.common.score_files import add_row, open_part, read_parts

@@ -28,7 +28,7 @@ from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 from transformers.utils import logging
 
 from examples.common.checks import check_picture, require_at_least_one
-from examples.common.media_files import printable, search_folder
+from examples.common.media_files import printable, reason_of, search_folder
 from modeling_videomamba import VideoMambaForVideoClassification, scan_report
 
 
@@ -108,8 +108,8 @@ def main() -> None:
                 metadata, clips = inputs["video_metadata"][0], inputs["pixel_values"]  # (views, frames, 3, height, width)
                 bar.set_description("classifying")
                 logits = torch.cat([model(clip.to(args.device)).logits for clip in clips.split(1)])  # (views, labels)
-        except (ValueError, OSError) as error:
-            tqdm.write(f"\nerror: {error}", file=sys.stderr)
+        except Exception as error:  # of whatever type: the others get their answers
+            tqdm.write(f"\nerror: {printable(reason_of(error, video))}", file=sys.stderr)
             unreadable += 1
             continue
         is_regression = model.config.problem_type == "regression"

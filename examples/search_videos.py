@@ -45,8 +45,7 @@ from examples.common.answer_picture import frame_strip
 from examples.common.arguments import Help
 from examples.common.captions import CaptionTokenizer, clean_caption
 from examples.common.checks import check_picture, require_at_least_one
-from examples.common.inference import reason_of
-from examples.common.media_files import printable, search_folder
+from examples.common.media_files import printable, reason_of, search_folder
 from examples.common.models import locate_files
 from examples.common.outputs import held
 from examples.common.video_index import VideoIndex, fingerprint_of_directory, stamp

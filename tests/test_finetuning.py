@@ -348,7 +348,7 @@ def test_what_is_wrong_is_said_before_the_first_step(videos, tmp_path):
     with pytest.raises(ValueError, match=r"class folder .*empty has no videos"):
         finetune(tmp_path / "folders", tmp_path / "model")
 
-    with pytest.raises(ValueError, match=r"train has labels that the model's head of 2 does not have: 7"):
+    with pytest.raises(ValueError, match="train.csv, line 1: the class id 7 is not below --num_labels 2"):
         finetune(list_of(videos, tmp_path, [f"{videos}/train/long/0.mp4,7"]), tmp_path / "model", num_labels=2)
 
     with pytest.raises(ValueError, match=r"Give either --model, .* or --model_config"):

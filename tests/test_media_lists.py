@@ -6,6 +6,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, Video
 
 from examples.common.clips import read_frames
+from examples.common.label_sets import size_of_head
 from examples.common.media_files import find_files
 from examples.common.media_lists import (
     SPLIT_NAMES,
@@ -530,7 +531,7 @@ class TestLabels:
 class TestTheSizeOfAHead:
     def of(self, tmp_path, *labels):
         make_files(tmp_path, "a.mp4")
-        (tmp_path / "list.txt").write_text("".join(f"a.mp4 {label}\n" for label in labels))
+        (tmp_path / "list.txt").write_text("".join(f"a.mp4,{label}\n" for label in labels))
         return read_list(tmp_path / "list.txt")
 
     @pytest.mark.parametrize(("labels", "size"), [((0, 1, 2), 3), ((0, 399), 400), ((999,), 1000), (range(0, 3000, 10), 2991)])
@@ -548,6 +549,12 @@ class TestTheSizeOfAHead:
         )
         with pytest.raises(ValueError, match=message):
             count_classes(self.of(tmp_path, 0, 1, label))
+
+    def test_is_the_same_for_several_labels_a_video(self, tmp_path):
+        videos = self.of(tmp_path, "0;2", "", "1")
+        assert size_of_head(videos, [[0, 2], [], [1]]) == 3
+        with pytest.raises(ValueError, match=f"{tmp_path}/list.txt, line 1: the class id 10000000000 is very large"):
+            size_of_head(videos, [[0, 10_000_000_000], [], [1]])
 
     @pytest.mark.parametrize(("labels", "wrong"), [((0, -1), "got -1"), ((0, 2.5), "got 0.0")])
     def test_needs_ids(self, tmp_path, labels, wrong):

@@ -26,6 +26,7 @@ from modeling_videomamba.video_index import VideoFileMetadata
 from .frame_sampling import FrameSampling, window_frames
 from .images import read_image
 from .masking import draw_noise
+from .media_files import printable
 from .media_lists import name_of, source_of
 from .mixing import ClipMixing
 
@@ -59,10 +60,11 @@ class UnreadableFiles:
         self.file, self.strict = file, strict
 
     def add(self, name: str, error: Exception) -> None:
+        name = printable(name)
         if self.strict:
             raise ValueError(f"Cannot read {name} (--strict): {error}") from error
         if name not in self.names():
-            print(f"warning: skipped {name}: {error}", file=sys.stderr)
+            print(f"warning: skipped {name}: {printable(str(error))}", file=sys.stderr)
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(f"{name}\n")
 

@@ -49,8 +49,3 @@ def classify_views(
             [model(batch.to(model.device), interpolate_pos_encoding=other_size).logits for batch in views.split(batch_size)]
         )  # (videos * num_views, labels)
     return processor.post_process_video_classification(logits, num_views, model.config.problem_type).cpu()
-
-
-def reason_of(error: Exception, video: str) -> str:
-    """Why a video has no answer: an error that was foreseen says it itself, of all others the type counts."""
-    return str(error) if isinstance(error, ValueError | OSError) else f"{video}: {type(error).__name__}: {error}"

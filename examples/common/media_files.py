@@ -110,3 +110,8 @@ def printable(text: str) -> str:
 def _is_control(char: str) -> bool:
     is_control = unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
     return is_control or unicodedata.bidirectional(char) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+
+
+def reason_of(error: Exception, video: str) -> str:
+    """Why a video has no answer: an error that was foreseen says it itself, of all others the type counts."""
+    return str(error) if isinstance(error, ValueError | OSError) else f"{video}: {type(error).__name__}: {error}"

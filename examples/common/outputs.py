@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -21,9 +22,15 @@ LOCK = ".lock"  # the file in the directory
 PATIENCE = 10  # seconds to wait for the lock: data loading workers outlive their killed process by a few
 CANNOT_LOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
-_held: dict[
-    str, tuple[FileLock, os.stat_result, bool, int]
-] = {}  # by place: also the lock's file, whether new, and the process
+
+class _Hold(NamedTuple):
+    lock: FileLock
+    file: os.stat_result  # the lock's file, which vanishes with the directory
+    is_new: bool  # the directory was made for it
+    process: int
+
+
+_held: dict[str, _Hold] = {}  # by absolute path
 
 
 def hold(directory: str | Path) -> None:
@@ -56,7 +63,7 @@ def hold(directory: str | Path) -> None:
         return
     with suppress(OSError):  # Windows lets nobody write to a locked file
         file.write_text(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-    _held[place] = lock, file.stat(), is_new, os.getpid()
+    _held[place] = _Hold(lock, file.stat(), is_new, os.getpid())
 
 
 def check_held(directory: str | Path) -> None:
@@ -74,14 +81,13 @@ def check_held(directory: str | Path) -> None:
 def release(directory: str | Path) -> None:
     """Lets other runs write to the directory. Removes it if this process made it and it is empty."""
     place = os.path.abspath(directory)
-    lock, _, is_new, process = _held.get(place, (None, None, False, None))
-    if process != os.getpid():  # nobody holds it, or only a process that this one was forked from does
+    if place not in _held or _held[place].process != os.getpid():  # of another process, which this one was forked from
         return
     with suppress(OSError):
         if _is_there(place):
             os.unlink(os.path.join(place, LOCK))
+    lock, _, is_new, _ = _held.pop(place)
     lock.release()
-    del _held[place]
     with suppress(OSError):
         if is_new:
             os.rmdir(place)
@@ -117,9 +123,9 @@ def replacing(file: Path) -> Iterator[Path]:
 
 def _is_there(place: str) -> bool:
     """Whether the lock's file is the one that was locked."""
-    _, file, _, process = _held[place]
+    hold = _held[place]
     try:
-        return process == os.getpid() and os.path.samestat(os.stat(os.path.join(place, LOCK)), file)
+        return hold.process == os.getpid() and os.path.samestat(os.stat(os.path.join(place, LOCK)), hold.file)
     except OSError:
         return False
 
