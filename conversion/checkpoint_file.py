@@ -163,10 +163,10 @@ def _problem(tensor: Tensor) -> str | None:
     """Why these cannot be weights whose values are in the file; `None` if they can be."""
     if tensor.device.type != "cpu":
         return f"is on the device {tensor.device.type!r}: its values are not in the file"
-    if tensor.layout != torch.strided or tensor.is_nested:
-        return (
-            "is a nested tensor, not a dense one" if tensor.is_nested else f"is sparse ({tensor.layout}), not a dense tensor"
-        )
+    if tensor.is_nested:
+        return "is a nested tensor, not a dense one"
+    if tensor.layout != torch.strided:
+        return f"is sparse ({tensor.layout}), not a dense tensor"
     if tensor.is_quantized:
         return f"is quantised ({tensor.dtype}): dequantise it before saving"
     if tensor.numel() == 0:
