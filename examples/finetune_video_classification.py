@@ -4,8 +4,10 @@
     python examples/finetune_video_classification.py --model videomamba-ti-k400-f16 --data my_videos --output_dir my-model
     accelerate launch --config_file examples/accelerate/ddp.yaml examples/finetune_video_classification.py --recipe ...
 
-`my_videos` has a folder for each class, or lists of videos; see --help. A recipe of the paper needs the data alone, and
-whatever else is given wins over it. A run that was interrupted goes on from its last checkpoint when it is started again.
+`my_videos` has a folder for each class, or lists of videos; see --help. The defaults are for a small data set on one machine:
+learning rates as they are given, mild augmentation, no mirroring where the classes' names tell left from right. A recipe of
+the paper needs the data alone, and whatever else is given wins over it. A run that was interrupted goes on from its last
+checkpoint when it is started again.
 """
 
 import sys

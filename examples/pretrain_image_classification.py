@@ -4,9 +4,10 @@
     python examples/pretrain_image_classification.py --recipe videomamba-ti-in1k-res448 --data imagenet --model my-ti
     accelerate launch --config_file examples/accelerate/ddp.yaml examples/pretrain_image_classification.py --recipe ...
 
-`imagenet` has a folder for each class in train/ and val/, or lists of images, or is a `datasets` data set; see --help. Images
-are augmented, mixed and repeated, and the learning rate goes, as in the reference (`image_sm/main.py`). A run that was
-interrupted goes on from its last checkpoint when it is started again.
+`imagenet` has a folder for each class in train/ and val/, or lists of images, or is a `datasets` data set; see --help. With a
+recipe of the paper, images are augmented, mixed and repeated, and the learning rate goes, as in the reference
+(`image_sm/main.py`); without one, the defaults are for a small data set. A run that was interrupted goes on from its last
+checkpoint when it is started again.
 """
 
 import sys

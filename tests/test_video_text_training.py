@@ -236,7 +236,7 @@ def test_all_decay_but_vectors_and_biases():
 
 class TestPretraining:
     def test_the_model_starts_from_a_video_model_and_a_bert(self, data, tmp_path):
-        still = {"learning_rate": 1e-12, "min_learning_rate": 0, "num_train_epochs": 1}
+        still = {"learning_rate": 1e-12, "warmup_learning_rate": 0, "min_learning_rate": 0, "num_train_epochs": 1}
         trained = weights(pretrain(data, tmp_path / "model", **still))
         vision, bert = weights(data / "vision"), weights(data / "bert")
         for name, tensor in vision.items():

@@ -219,7 +219,7 @@ class DistillationArguments:
 
 @dataclass
 class MaskedPretrainingArguments(VideoMambaTrainingArguments):
-    """There is nothing to validate on, if nothing is held out."""
+    """Nothing is held out, and the last model is kept."""
 
     validation_fraction: float = 0.0
     adam_beta2: float = 0.95
