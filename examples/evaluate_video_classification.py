@@ -179,11 +179,10 @@ def main(argv: list[str] | None = None) -> None:
         videos, split = load_split(data_args, args.split)
     processor.num_frames = args.num_frames or model.config.num_frames
 
-    label2id = {name: i for i, name in model.config.id2label.items()}
     if model.config.problem_type == "regression":
         labels = label_values(videos, split)
     elif model.config.problem_type == "multi_label_classification":
-        labels = label_vectors(videos, label2id, split)
+        labels = label_vectors(videos, model.config.id2label, split)
     else:
         if data_args.labels and label_names(videos) is None:
             names = labels_of(videos, data_args.labels, model.config.num_labels)

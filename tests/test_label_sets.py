@@ -14,7 +14,7 @@ from examples.common.mixing import ClipMixing
 
 
 NAMES = ["bark", "cat", "dog"]
-LABEL2ID = {name: i for i, name in enumerate(NAMES)}
+ID2LABEL = dict(enumerate(NAMES))
 VECTORS = [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
 
 
@@ -40,24 +40,24 @@ NUMBERED = {
 @pytest.mark.parametrize("name", TABLES)
 def test_labels_with_names(name):
     assert label_set_names(TABLES[name]) == NAMES
-    assert label_vectors(TABLES[name], LABEL2ID, "train") == VECTORS
+    assert label_vectors(TABLES[name], ID2LABEL, "train") == VECTORS
 
 
 @pytest.mark.parametrize("name", NUMBERED)
 def test_labels_that_are_numbers(name):
     assert label_set_names(NUMBERED[name]) is None
     assert num_label_sets(NUMBERED[name]) == 3
-    assert label_vectors(NUMBERED[name], {f"LABEL_{i}": i for i in range(3)}, "train") == VECTORS
+    assert label_vectors(NUMBERED[name], {i: f"LABEL_{i}" for i in range(3)}, "train") == VECTORS
 
 
 def test_a_column_of_single_labels_has_sets_of_one():
-    assert label_vectors(table([2, 0]), LABEL2ID, "train") == [[0, 0, 1], [1, 0, 0]]
-    assert label_vectors(table([2, 0], ClassLabel(names=NAMES)), LABEL2ID, "train") == [[0, 0, 1], [1, 0, 0]]
+    assert label_vectors(table([2, 0]), ID2LABEL, "train") == [[0, 0, 1], [1, 0, 0]]
+    assert label_vectors(table([2, 0], ClassLabel(names=NAMES)), ID2LABEL, "train") == [[0, 0, 1], [1, 0, 0]]
 
 
 def test_they_are_put_in_the_order_of_the_heads_ids():
-    assert label_vectors(TABLES["lists of names"], {"dog": 0, "cat": 1, "bark": 2}, "train")[0] == [1, 0, 1]
-    assert label_vectors(TABLES["named ids"], {"dog": 0, "bark": 1, "cat": 2}, "train")[1] == [0, 0, 1]
+    assert label_vectors(TABLES["lists of names"], {0: "dog", 1: "cat", 2: "bark"}, "train")[0] == [1, 0, 1]
+    assert label_vectors(TABLES["named ids"], {0: "dog", 1: "bark", 2: "cat"}, "train")[1] == [0, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_they_are_put_in_the_order_of_the_heads_ids():
 )
 def test_a_label_that_the_head_lacks_is_named(labels, message):
     with pytest.raises(ValueError, match=message):
-        label_vectors(table(labels), LABEL2ID, "train")
+        label_vectors(table(labels), ID2LABEL, "train")
 
 
 def test_a_list_of_them_is_read_held_out_and_written_again(tmp_path):
@@ -83,7 +83,7 @@ def test_a_list_of_them_is_read_held_out_and_written_again(tmp_path):
     assert (len(kept), len(held_out)) == (8, 2)
     write_list(held_out, tmp_path / "held_out.csv")
     again = read_list(tmp_path / "held_out.csv")
-    assert label_vectors(again, LABEL2ID, "val") == label_vectors(held_out, LABEL2ID, "val")
+    assert label_vectors(again, ID2LABEL, "val") == label_vectors(held_out, ID2LABEL, "val")
 
     lists = table([["cat", "dog"], ["bark"]] * 5)
     assert len(hold_out(lists, 0.2, seed=0, by_class=False)[1]) == 2
@@ -99,7 +99,7 @@ def test_in_whatever_way_they_are_written_they_mean_the_same_in_a_list(name, tmp
     videos = videos.map(lambda row: {"video": str(tmp_path / row["video"])})
     write_list(videos, tmp_path / "list.csv")
     assert (
-        label_vectors(read_list(tmp_path / "list.csv"), LABEL2ID if name in TABLES else {"a": 0, "b": 1, "c": 2}, "")
+        label_vectors(read_list(tmp_path / "list.csv"), ID2LABEL if name in TABLES else {0: "a", 1: "b", 2: "c"}, "")
         == VECTORS
     )
 

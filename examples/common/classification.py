@@ -85,8 +85,8 @@ def prepare_classification(
     if is_regression:
         labels, validation_labels = label_values(train, "train"), label_values(validation, "validation")
     elif has_several:
-        labels = label_vectors(train, model.config.label2id, "train")
-        validation_labels = label_vectors(validation, model.config.label2id, "validation")
+        labels = label_vectors(train, model.config.id2label, "train")
+        validation_labels = label_vectors(validation, model.config.id2label, "validation")
     else:
         labels = label_ids(train, model.config.id2label, "train")
         validation_labels = label_ids(validation, model.config.id2label, "validation")

@@ -60,26 +60,27 @@ def origin_of(videos: Dataset, index: int) -> str:
     return videos[index].get("listed") or f"row {index + 1}"
 
 
-def label_vectors(videos: Dataset, label2id: dict[str, int], where: str) -> list[list[float]]:
+def label_vectors(videos: Dataset, id2label: dict[int, str], where: str) -> list[list[float]]:
     """For every video a 1 for each of its labels among those of the model's head, else a 0: `(videos, num_labels)`.
 
     Raises:
         ValueError: naming a label that the head does not have.
     """
     feature, names = _element(videos), label_set_names(videos)
+    size, label2id = len(id2label), {name: i for i, name in id2label.items()}
     vectors = []
     for labels in videos["label"] if _is_vector(feature) else _lists(videos):
         if _is_vector(feature):
-            if len(labels) != len(label2id) or not set(map(float, labels)) <= {0.0, 1.0}:
-                raise ValueError(f"{where}: expected {len(label2id)} values of 0 or 1 for each video, got {labels}.")
+            if len(labels) != size or not set(map(float, labels)) <= {0.0, 1.0}:
+                raise ValueError(f"{where}: expected {size} values of 0 or 1 for each video, got {labels}.")
             vectors.append([float(label) for label in labels])
             continue
-        vector = [0.0] * len(label2id)
+        vector = [0.0] * size
         for label in labels:
             name = names[label] if isinstance(feature, ClassLabel) else str(label)
             place = label2id.get(name, -1) if names is not None else label
-            if place not in range(len(label2id)):
-                head = ", ".join(list(label2id)[:5])
+            if place not in range(size):
+                head = ", ".join([id2label[i] for i in range(min(5, size))])
                 raise ValueError(f"{where} has the label {name!r}, which the model's head does not have. It has {head}, ...")
             vector[place] = 1.0
         vectors.append(vector)
