@@ -274,7 +274,7 @@ class TestConversion:
         (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
         BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "tokenizer")
         arguments = ["--set", "num_attention_heads=4", "--tokenizer", tmp_path / "tokenizer"]
-        process = run_converter(reference.checkpoint, tmp_path / "model", *arguments, expect=1)
+        process = run_converter(reference.checkpoint, tmp_path / "model", *arguments, expect=2)
         assert f"has {len(WORDS)} words, the model 40" in process.stderr
         assert not (tmp_path / "model").exists()
 
