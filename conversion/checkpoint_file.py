@@ -38,7 +38,7 @@ class CheckpointFile:
 
     Attributes:
         path: where it was read from.
-        tensors: by the names in the file; dense CPU tensors of any dtype, mapped from the file where its format allows.
+        tensors: by the names in the file; dense CPU tensors of any dtype.
         arguments: of the training loop that wrote the file; empty if it holds none.
         remarks: what a reader of the file should know.
     """
@@ -103,7 +103,7 @@ def _load(path: Path) -> tuple[Any, list[str]]:
         raise CheckpointError(f"{path} is empty: it has 0 bytes.")
     if zipfile.is_zipfile(path):
         _check_archive(path)
-        return _unpickle(path, mmap=True), []
+        return _unpickle(path), []
     if head.startswith(b"PK\x03\x04"):
         raise CheckpointError(f"{path} is a truncated PyTorch archive: its end is missing. Copy or download it again.")
     if head[8:9] == b"{":  # after the length of the header in 8 bytes
@@ -113,13 +113,14 @@ def _load(path: Path) -> tuple[Any, list[str]]:
             raise CheckpointError(f"{path} is {what}.")
     if path.suffix == ".safetensors" or not head.startswith(b"\x80"):  # the first byte of a pickle
         raise CheckpointError(f"{path} is neither a PyTorch checkpoint nor a safetensors file, or its beginning is damaged.")
-    return _unpickle(path, mmap=False), [NO_CHECKSUMS]
+    return _unpickle(path), [NO_CHECKSUMS]
 
 
-def _unpickle(path: Path, mmap: bool) -> Any:
+def _unpickle(path: Path) -> Any:
+    """Not mapped from the file: then PyTorch would not compare the size of a part with that of its tensor."""
     with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of old pickle protocols and storages
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
 
 
 def _check_archive(path: Path) -> None:
@@ -151,8 +152,8 @@ def _check_state_dict(path: Path, state_dict: Any, where: str) -> None:
         keys = some([str(key) for key in state_dict])
         raise CheckpointError(f"{path} holds no state dict, neither at the top nor under 'model' or 'module', but {keys}.")
     for name, value in state_dict.items():
-        if not isinstance(name, str):
-            raise CheckpointError(f"{path}: the key {name!r} of the state dict {where} is not a string.")
+        if not isinstance(name, str) or not name:
+            raise CheckpointError(f"{path}: the key {name!r} of the state dict {where} is not a name.")
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: {name} is not a tensor but of type {type(value).__name__}.")
         if problem := _problem(value):
@@ -200,7 +201,7 @@ def check_values(tensors: dict[str, Tensor]) -> None:
 def some(names: list[str], most: int = 5) -> str:
     """The first of the names, and how many more there are."""
     rest = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+    return ", ".join(name if name and name.isprintable() else repr(name) for name in names[:most]) + rest
 
 
 def _first_line(text: str) -> str:

@@ -331,8 +331,8 @@ class VideoMambaVideoTextConfig(PreTrainedConfig):
 
 
 def _check_initializer_range(value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise ValueError(f"`initializer_range` must be a finite number of at least 0, got {value}.")
+    if not 0 < value < math.inf:
+        raise ValueError(f"`initializer_range` must be a finite number above 0, got {value}.")
 
 
 __all__ = ["VideoMambaConfig", "VideoMambaVideoTextConfig"]

@@ -65,6 +65,20 @@ class TestDamage:
             whole.write_bytes(content)
         assert refused > 75
 
+    def test_a_part_of_the_archive_that_is_too_short_for_its_tensor(self, saved, tmp_path):
+        """Its own checksum holds; what follows it in the file must not be read in place of the rest."""
+        short = tmp_path / "short.pth"
+        with zipfile.ZipFile(saved()) as whole, zipfile.ZipFile(short, "w") as archive:
+            for entry in whole.infolist():
+                content = whole.read(entry)
+                archive.writestr(entry, content[: len(content) // 2] if entry.filename.endswith("/data/0") else content)
+        with pytest.raises(CheckpointError, match=r"short\.pth is not a readable checkpoint"):
+            read_checkpoint(short)
+
+    def test_a_tensor_without_a_name(self, saved):
+        with pytest.raises(CheckpointError, match=r"checkpoint\.pth: the key '' of the state dict .* is not a name"):
+            read_checkpoint(saved(**{"": torch.zeros(2)}))
+
     @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
     @pytest.mark.parametrize("part", [0.001, 0.1, 0.5, 0.999])
     def test_a_truncated_file(self, saved, tmp_path, suffix, part):
@@ -191,9 +205,9 @@ class TestTensors:
         with pytest.raises(CheckpointError, match=f"cls_token is not a tensor but of type {kind}"):
             convert(saved(cls_token=value))
 
-    def test_a_key_that_is_not_a_string(self, tmp_path):
+    def test_a_key_that_is_not_a_name(self, tmp_path):
         torch.save(TENSORS | {3: torch.ones(2)}, tmp_path / "a.pth")
-        with pytest.raises(CheckpointError, match="the key 3 .* is not a string"):
+        with pytest.raises(CheckpointError, match="the key 3 .* is not a name"):
             convert(tmp_path / "a.pth")
 
     @pytest.mark.parametrize("how", ["same", "views of one", "transposed"])

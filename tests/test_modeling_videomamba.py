@@ -66,6 +66,7 @@ class TestConfig:
             ("image_size", [32, 32, 32]),
             ("hidden_size", "wide"),
             ("patch_stride", 0),
+            ("initializer_range", 0.0),
             ("initializer_range", -1.0),
             ("initializer_range", float("nan")),
             ("aligned_layer_interval", float("-inf")),

@@ -436,7 +436,7 @@ class TestModel:
         [
             ({"num_fusion_layers": 4}, "`num_fusion_layers` must be between 1 and the 3 layers"),
             ({"initial_temperature": 1.0}, r"`initial_temperature` must be in \[0.001, 0.5\], got 1.0"),
-            ({"initializer_range": float("nan")}, "`initializer_range` must be a finite number of at least 0, got nan"),
+            ({"initializer_range": float("nan")}, "`initializer_range` must be a finite number above 0, got nan"),
             ({"vision_config": VideoMambaConfig(num_frames=None)}, "must be a video model"),
         ],
     )
