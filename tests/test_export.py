@@ -104,11 +104,12 @@ class TestCommand:
 class TestFreeFrames:
     """One exported program for all numbers of frames, which gives the model's numbers to the last bit."""
 
-    @pytest.mark.parametrize("frames", [4, 6], ids=["configured", "other"])
-    @pytest.mark.parametrize("scan_implementation", ["torch", "numba"])
-    @pytest.mark.parametrize("dim", [Dim("frames"), Dim.AUTO, Dim.DYNAMIC], ids=["Dim", "AUTO", "DYNAMIC"])
-    def test_any_number_of_frames(self, dim, scan_implementation, frames):
-        """Also with gradients enabled, as by default."""
+    @pytest.mark.parametrize(
+        ("scan_implementation", "dim", "frames"),
+        [("torch", Dim("frames"), 4), ("torch", Dim.AUTO, 6), ("numba", Dim("frames"), 6), ("numba", Dim.DYNAMIC, 4)],
+    )
+    def test_any_number_of_frames(self, scan_implementation, dim, frames):
+        """Exported at the configured number, 4, and at another; with gradients enabled, as by default."""
         model = classifier_of_frames(scan_implementation=scan_implementation)
         free = {0: Dim.AUTO, 1: dim}
         program = torch.export.export(model, (torch.randn(2, frames, 3, 32, 32),), dynamic_shapes=(free,)).module()
@@ -137,7 +138,7 @@ class TestFreeFrames:
     def test_videos_beside_texts(self):
         model = VideoMambaForVideoTextRetrieval(small_video_text_config()).eval()
         inputs = torch.tensor([[2, 7, 9, 3]] * 2), torch.randn(2, 4, 3, 32, 32)
-        shapes = ({0: Dim("texts"), 1: Dim("length")}, {0: Dim("videos"), 1: Dim("frames")})
+        shapes = ({0: Dim("texts"), 1: Dim("length", max=16)}, {0: Dim("videos"), 1: Dim("frames")})
         program = torch.export.export(model, inputs, dynamic_shapes=shapes).module()
         inputs = torch.tensor([[2, 7, 8, 9, 3]] * 3), torch.randn(4, 7, 3, 32, 32)
         assert_same(program(*inputs).logits_per_video, model(*inputs).logits_per_video, 1e-5)
