@@ -305,7 +305,7 @@ def test_two_processes_train_as_one_with_the_doubled_batch(videos, tmp_path):
 
 def test_a_killed_run_goes_on_to_the_same_weights(videos, tmp_path):
     """With everything that is random: mixing, augmentation, drop path; killed in the middle of an epoch."""
-    changes = {"num_train_epochs": 6, "per_device_train_batch_size": 2, "drop_path_rate": 0.5}
+    changes = {"num_train_epochs": 6, "per_device_train_batch_size": 2, "drop_path_rate": 0.5, "recipe": "base/finetuning"}
     changes |= {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3}
     whole = start(SCRIPT, *options(videos, tmp_path / "whole", **changes))
     killed = start(SCRIPT, *options(videos, tmp_path / "killed", **changes))

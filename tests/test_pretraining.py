@@ -108,11 +108,12 @@ def stage(request, data) -> Stage:
 
 
 def stages(data: Path) -> dict[str, Stage]:
-    images = {"model_config": IMAGE_MODEL}  # three copies of every image, as always
+    images = {"model_config": IMAGE_MODEL, "recipe": "base/images"}  # three copies of every image, as in the reference
+    masked = {"teacher": data / "clip", "mask_ratio": 0.5, "recipe": "base/masked"}
     return {
         "images": Stage(pretrain_image_classification.main, data / "images", images),
         "self-distillation": Stage(self_distillation.main, data / "images", images | {"teacher": data / "teacher"}),
-        "masked": Stage(masked_pretraining.main, data / "videos", {"teacher": data / "clip", "mask_ratio": 0.5}),
+        "masked": Stage(masked_pretraining.main, data / "videos", masked),
     }
 
 
