@@ -305,7 +305,7 @@ def sigmoid(x):
 
 @njit
 def silu(x):
-    """`x / (1 + exp(-x))`, relative error below 4e-6 above -87, no more than 1e-36 below; NaN at minus infinity, as in PyTorch."""
+    """`x / (1 + exp(-x))`: relative error below 4e-6, or 1e-36 where x is below -87; NaN at minus infinity, as in PyTorch."""
     return x * sigmoid(x)
 
 
