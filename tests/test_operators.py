@@ -91,6 +91,26 @@ def scanned(scan, lane):
     return results[0]
 
 
+def test_the_package_can_be_imported_again(monkeypatch):
+    from transformers import AutoConfig
+
+    before = importlib.import_module("modeling_videomamba")
+    importlib.reload(before)
+    for name in [name for name in sys.modules if name.split(".")[0] == "modeling_videomamba"]:
+        monkeypatch.delitem(sys.modules, name)
+    again = importlib.import_module("modeling_videomamba")
+    model = again.VideoMambaForVideoClassification(again.VideoMambaConfig(**small_config().to_diff_dict()))
+    assert again.VideoMambaConfig is not before.VideoMambaConfig
+    assert type(AutoConfig.for_model("videomamba")) is again.VideoMambaConfig
+    clip = torch.randn(1, 4, 3, 32, 32)
+    try:
+        before.VideoMambaForVideoClassification(small_config())(clip).logits.sum().backward()
+        model(clip).logits.sum().backward()
+    finally:
+        for config in (before.VideoMambaConfig, before.VideoMambaVideoTextConfig):
+            AutoConfig.register(config.model_type, config, exist_ok=True)
+
+
 class TestCopies:
     def test_of_another_version_keep_to_themselves_whoever_comes_first(self, copy_of, lane):
         here = importlib.import_module("modeling_videomamba.selective_scan_torch")
