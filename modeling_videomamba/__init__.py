@@ -35,14 +35,14 @@ from .video_decoding import decode_video
 from .video_processing_videomamba import VideoMambaVideoProcessor
 
 
-AutoConfig.register(VideoMambaConfig.model_type, VideoMambaConfig)
+AutoConfig.register(VideoMambaConfig.model_type, VideoMambaConfig, exist_ok=True)  # the package may be imported again
 AutoModel.register(VideoMambaConfig, VideoMambaModel)
 AutoModelForVideoClassification.register(VideoMambaConfig, VideoMambaForVideoClassification)
 AutoModelForImageClassification.register(VideoMambaConfig, VideoMambaForImageClassification)
 AutoModelForPreTraining.register(VideoMambaConfig, VideoMambaForPreTraining)
 AutoVideoProcessor.register(VideoMambaConfig, VideoMambaVideoProcessor)
 
-AutoConfig.register(VideoMambaVideoTextConfig.model_type, VideoMambaVideoTextConfig)
+AutoConfig.register(VideoMambaVideoTextConfig.model_type, VideoMambaVideoTextConfig, exist_ok=True)
 AutoModel.register(VideoMambaVideoTextConfig, VideoMambaForVideoTextRetrieval)
 AutoModelForPreTraining.register(VideoMambaVideoTextConfig, VideoMambaForVideoTextPreTraining)
 AutoVideoProcessor.register(VideoMambaVideoTextConfig, VideoMambaVideoProcessor)

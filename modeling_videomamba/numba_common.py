@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.utils import logging
 
-from . import numba_vectors
 from .numba_vectors import WIDTH
 from .tensor_layout import evenly_spaced
 
@@ -37,7 +36,7 @@ def announce_compilation(kernel: Callable) -> None:
         )
         return
     found = list(Path(kernel.stats.cache_path).glob(f"{Path(kernel.py_func.__code__.co_filename).stem}.*.nbi"))
-    made_of = Path(numba_vectors.__file__).stat().st_mtime
+    made_of = Path(__file__).with_name("numba_vectors.py").stat().st_mtime
     for index in found:
         if index.exists() and (index.stat().st_mtime < made_of or index.stat().st_size == 0):
             index.unlink(missing_ok=True)

@@ -201,7 +201,7 @@ class TestConvolution:
         x = torch.cat((torch.linspace(-86, 86, 1000), ends))[:, None, None].expand(-1, 1, 16)
         [output] = convolve_directions(x, [torch.tensor([[0.0, 0.0, 0.0, 1.0]]).repeat(16, 1)], [], [False], "numba")
         torch.testing.assert_close(output.double(), F.silu(x.double()), rtol=1e-6, atol=1e-6, equal_nan=True)
-        torch.testing.assert_close(output[:1000].double(), F.silu(x[:1000].double()), rtol=2e-6, atol=0)
+        torch.testing.assert_close(output[:1000].double(), F.silu(x[:1000].double()), rtol=4e-6, atol=0)
 
     @pytest.mark.parametrize("dim", [3, 16])
     def test_is_a_well_formed_custom_operator(self, dim):
@@ -211,6 +211,51 @@ class TestConvolution:
         backward = torch.ops.videomamba.causal_conv1d_numba_backward.default
         x, *parameters = (tensor.detach() for tensor in (x, *parameters))
         torch.library.opcheck(backward, ([x, x], x, *([parameter] * 2 for parameter in parameters), BOTH))
+
+
+FAR = [-torch.inf, -torch.finfo(torch.float32).max, -1e38, -1e20, -1e5, -1000.0, -110.0, -95.0, -88.0, -87.0, -1e-42, -0.0]
+FAR = torch.tensor([*FAR, *(-x for x in FAR), torch.nan])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+class TestFarFromZero:
+    """One such number a channel: infinite, as large as it can be, as small, or none. What is below 1e-36 may be zero."""
+
+    def assert_close(self, actual, expected, dtype):
+        expected = expected.to(dtype).float()  # what the dtype cannot hold is infinite
+        rtol = 1e-2 if dtype == torch.bfloat16 else 1e-5
+        torch.testing.assert_close(actual.float(), expected, rtol=rtol, atol=1e-36, equal_nan=True)
+        there = expected.isfinite() & (expected.abs() > 1e-30)
+        assert (actual.sign() == expected.sign())[there].all()
+
+    @pytest.mark.parametrize("name", ["z", "delta"])
+    def test_scan(self, name, dtype):
+        torch.manual_seed(0)
+        dim, length = len(FAR), 3
+        tensors = {key: torch.randn(1, dim, length).to(dtype) for key in ("u", "delta", "z")}
+        tensors |= {key: torch.randn(1, 4, length).to(dtype) for key in ("B", "C")}
+        # Longer steps and larger gates have results that no number holds.
+        most, far = 1e5 if name == "delta" else 1e20, FAR.to(dtype)
+        far = far.where((far <= most) | (far.isinf() & (name == "z")) | far.isnan(), most)
+        tensors[name] = far[None, :, None].repeat(1, 1, length)
+        tensors = {key: x.requires_grad_() for key, x in tensors.items()} | {"A": -torch.rand(dim, 4) - 0.1}
+        results = []
+        for scan in (selective_scan_reference, lambda **kwargs: selective_scan(**kwargs, implementation="numba")):
+            y = scan(**tensors, delta_softplus=True)
+            results.append((y, *torch.autograd.grad(y.sum(), [tensors[key] for key in ("z", "delta", "u")])))
+        for right, actual in zip(*results):
+            self.assert_close(actual, right, dtype)
+
+    @pytest.mark.parametrize("width", [1, 4])
+    def test_convolution(self, width, dtype):
+        """Of one step, so that nothing is added up."""
+        x = FAR.to(dtype)[None, None, :].requires_grad_()
+        weight = torch.ones(len(FAR), width, dtype=dtype)
+        [output] = convolve_directions(x, [weight], [], [False], "numba")
+        expected = F.silu(x.double())
+        self.assert_close(output, expected, dtype)
+        right, actual = (torch.autograd.grad(y.sum(), x)[0] for y in (expected, output))
+        self.assert_close(actual, right, dtype)
 
 
 class TestExponential:
