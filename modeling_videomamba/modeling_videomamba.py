@@ -556,6 +556,10 @@ def visible_tokens(tokens: Tensor, bool_masked_pos: Tensor) -> Tensor:
     batch, length, hidden = tokens.shape
     if bool_masked_pos.shape != (batch, length - 1):
         raise ValueError(f"`bool_masked_pos` must have shape {(batch, length - 1)}, got {tuple(bool_masked_pos.shape)}.")
+    if is_transformed() and torch._C._functorch.is_batchedtensor(bool_masked_pos):
+        raise NotImplementedError(
+            "`torch.func.vmap` cannot map over `bool_masked_pos`: give it one mask, with `in_dims` `None`."
+        )
     visible = ~bool_masked_pos.to(tokens.device, torch.bool)
     counts = visible.sum(dim=1)
     if (counts != counts[0]).any():
@@ -652,7 +656,7 @@ class VideoMambaAlignmentHeads(nn.ModuleList):
         features = []
         for layer, head in zip(self.config.aligned_layers, self):
             stream = self._tap(outputs, norm, layer) + positions  # (batch, 1 + visible patches, hidden)
-            aligned = head(stream.to(head.dense.weight.dtype))
+            aligned = head(stream.to(head.norm.weight.dtype))  # of a quantised layer, the weight tells no dtype
             features.append(F.normalize(aligned, dim=-1) if self.config.normalize_alignment else aligned)
         return torch.stack(features, dim=1)
 

@@ -4,10 +4,11 @@ PyTorch knows an operator by its name alone, and `torch.library.custom_op` lets 
 earlier owner. A process can hold many copies of this code: transformers imports it anew for every checkpoint that it loads as
 remote code, perhaps beside the installed package. So each version registers under names of its own:
 
-- The installed package, `modeling_videomamba`, has the namespace `videomamba`: programs of `torch.export` that were saved name
-  its operators.
-- Any other copy has `videomamba_<digest of its sources>`, the same in every process. A copy whose sources are equal to those
-  of an earlier one takes the operators of that one.
+- The installed package, `modeling_videomamba`, has the namespace of that name: programs of `torch.export` that were saved
+  name its operators.
+- Any other copy has `modeling_videomamba_<digest of its sources>`, the same in every process. A copy whose sources are equal
+  to those of an earlier one takes the operators of that one.
+- The namespace `videomamba` is left to versions from before this rule, which register there whatever is there already.
 
 No name changes hands.
 """
@@ -28,7 +29,7 @@ from torch._ops import OpOverload
 NO_FORWARD_MODE = (
     "The selective scan has no derivatives in forward mode: use `backward`, `torch.autograd` or `torch.func.grad`."
 )
-STABLE_NAMESPACE, ITS_PACKAGE = "videomamba", "modeling_videomamba"
+STABLE_NAMESPACE = ITS_PACKAGE = "modeling_videomamba"
 
 # What the operators are made of: those that register them, and all that these import from here.
 SOURCES = (
@@ -86,12 +87,11 @@ def custom_operator(
     with _PROCESS.lock:
         for namespace in _namespaces():
             qualified_name = f"{namespace}::{name}"
-            if qualified_name in _PROCESS.owners:
-                digest, operator, _ = _PROCESS.owners[qualified_name]
-                if digest == DIGEST:
-                    return operator
-            elif not hasattr(getattr(torch.ops, namespace), name):  # else a copy from before this file was written has it
+            if qualified_name not in _PROCESS.owners:
                 break
+            digest, operator, _ = _PROCESS.owners[qualified_name]
+            if digest == DIGEST:
+                return operator
         definition = torch.library.custom_op(qualified_name, forward, mutates_args=(), device_types=device_types)
         definition.register_fake(fake)
         definition.register_autograd(backward, setup_context=setup_context)

@@ -206,9 +206,9 @@ class TestConvolution:
     @pytest.mark.parametrize("dim", [3, 16])
     def test_is_a_well_formed_custom_operator(self, dim):
         x, *parameters = (torch.randn(*shape, requires_grad=True) for shape in ((2, 9, dim), (dim, 4), (dim,)))
-        operator = torch.ops.videomamba.causal_conv1d_numba.default
+        operator = torch.ops.modeling_videomamba.causal_conv1d_numba.default
         torch.library.opcheck(operator, (x, *([parameter] * 2 for parameter in parameters), BOTH))
-        backward = torch.ops.videomamba.causal_conv1d_numba_backward.default
+        backward = torch.ops.modeling_videomamba.causal_conv1d_numba_backward.default
         x, *parameters = (tensor.detach() for tensor in (x, *parameters))
         torch.library.opcheck(backward, ([x, x], x, *([parameter] * 2 for parameter in parameters), BOTH))
 
@@ -326,7 +326,8 @@ class TestOperator:
         lanes, gate = scan_inputs(9, dim=20)
         inputs = [[x.clone().requires_grad_() for x in tensors] for tensors in zip(*lanes)]
         gate = gate.clone().requires_grad_() if gated else None
-        operator, backward = torch.ops.videomamba.selective_scan_numba, torch.ops.videomamba.selective_scan_numba_backward
+        operators = torch.ops.modeling_videomamba
+        operator, backward = operators.selective_scan_numba, operators.selective_scan_numba_backward
         torch.library.opcheck(operator.default, (*inputs, gate, BOTH, True, True))
         inputs, gate = [[x.detach() for x in lane] for lane in inputs], None if gate is None else gate.detach()
         output, _, *saved = operator(*inputs, gate, BOTH, True, True)
@@ -357,7 +358,7 @@ class TestOperator:
         leaves = [[x.clone().requires_grad_() for x in tensors] for tensors in zip(*lanes)]
         every = [gate.clone().requires_grad_(), *(x for tensors in leaves for x in tensors)]
         saved, traced = (
-            torch.ops.videomamba.selective_scan_numba(*leaves, every[0], BOTH, True, save)[0].square().sum()
+            torch.ops.modeling_videomamba.selective_scan_numba(*leaves, every[0], BOTH, True, save)[0].square().sum()
             for save in (True, False)
         )
         for grad, expected in zip(torch.autograd.grad(traced, every), torch.autograd.grad(saved, every)):

@@ -400,3 +400,22 @@ def test_a_picture_of_the_masks(data, tmp_path):
     finish(start("examples/draw_masks.py", clip, tmp_path / "masks.png", "--teacher", data / "clip", *size))
     finish(start("examples/draw_masks.py", clip, tmp_path / "four.png", *size))
     assert Image.open(tmp_path / "masks.png").height > Image.open(tmp_path / "four.png").height > 100
+
+
+def test_dynamic_quantisation_reaches_the_alignment_heads(pixel_values):
+    torch.manual_seed(0)
+    model = VideoMambaForPreTraining(small_config(alignment_size=12)).eval()
+    quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
+    inputs = {"pixel_values": pixel_values, "bool_masked_pos": (torch.arange(16) % 4 > 0).expand(2, -1)}
+    with torch.no_grad():
+        torch.testing.assert_close(quantised(**inputs).features, model(**inputs).features, rtol=0, atol=0.05)
+
+
+def test_vmap_over_masks_is_refused(pixel_values):
+    model = VideoMambaForPreTraining(small_config(alignment_size=12))
+    masks = (torch.arange(16) % 4 > 0).expand(2, -1)
+    features = lambda clip, mask: model(clip[None], mask[None]).features  # noqa: E731
+    with pytest.raises(NotImplementedError, match="cannot map over `bool_masked_pos`"):
+        torch.func.vmap(features)(pixel_values, masks)
+    shared = torch.func.vmap(features, in_dims=(0, None))(pixel_values, masks[0])
+    torch.testing.assert_close(shared[:, 0], model(pixel_values, masks).features)

@@ -134,7 +134,7 @@ class TestTorchAgainstTheOracle:
 
     @pytest.mark.parametrize("lanes", [1, 2])
     def test_is_a_well_formed_custom_operator(self, lanes):
-        operator = torch.ops.videomamba.selective_scan.default
+        operator = torch.ops.modeling_videomamba.selective_scan.default
         inputs = scan_inputs(dtype=torch.float32, length=40)
         tensors = [[(x.mT if x.ndim == 3 else x).clone().requires_grad_()] * lanes for n, x in inputs.items() if n != "z"]
         torch.library.opcheck(operator, (*tensors, [False, True][:lanes], True, True))
@@ -154,7 +154,7 @@ class TestTorchAgainstTheOracle:
         """`torch.export` under `no_grad` writes into its graph that nothing is to be saved for the backward pass."""
         lane = [(x.mT if x.ndim == 3 else x).clone().requires_grad_() for name, x in scan_inputs().items() if name != "z"]
         saved, traced = (
-            torch.ops.videomamba.selective_scan(*([x] for x in lane), [False], True, save)[0].square().sum()
+            torch.ops.modeling_videomamba.selective_scan(*([x] for x in lane), [False], True, save)[0].square().sum()
             for save in (True, False)
         )
         for grad, expected in zip(torch.autograd.grad(traced, lane), torch.autograd.grad(saved, lane)):

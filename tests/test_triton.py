@@ -219,10 +219,8 @@ class TestScan:
         inputs = scan_inputs(20)
         lanes = [[x.clone().requires_grad_() for x in inputs[name]] for name in NAMES]
         every = [inputs["z"].clone().requires_grad_(), *(x for lane in lanes for x in lane)]
-        saved, traced = (
-            torch.ops.videomamba.selective_scan_triton(*lanes, every[0], BOTH, True, chunk_length, save)[0].square().sum()
-            for save in (True, False)
-        )
+        scan = torch.ops.modeling_videomamba.selective_scan_triton
+        saved, traced = (scan(*lanes, every[0], BOTH, True, chunk_length, save)[0].square().sum() for save in (True, False))
         for grad, expected in zip(torch.autograd.grad(traced, every), torch.autograd.grad(saved, every)):
             assert torch.equal(grad, expected)
 
@@ -232,11 +230,11 @@ class TestScan:
         inputs = scan_inputs(9, dim=2, state=1, batch=1)
         lanes = [[x.clone().requires_grad_() for x in inputs[name]] for name in NAMES]
         z = inputs["z"].requires_grad_() if gated else None
-        operator = torch.ops.videomamba.selective_scan_triton.default
+        operator = torch.ops.modeling_videomamba.selective_scan_triton.default
         torch.library.opcheck(operator, (*lanes, z, BOTH, True, chunk_length, True))
         with torch.no_grad():
             output, _, y, starts = operator(*lanes, z, BOTH, True, chunk_length, True)
-        backward = torch.ops.videomamba.selective_scan_triton_backward.default
+        backward = torch.ops.modeling_videomamba.selective_scan_triton_backward.default
         lanes = [[x.detach() for x in lane] for lane in lanes]
         z = None if z is None else z.detach()
         torch.library.opcheck(backward, (output, y, starts, *lanes, z, BOTH, True, chunk_length))
@@ -271,9 +269,9 @@ class TestConvolution:
 
     def test_is_a_well_formed_custom_operator(self):
         x, *parameters = (torch.randn(*shape, device=DEVICE, requires_grad=True) for shape in ((2, 9, 3), (3, 4), (3,)))
-        operator = torch.ops.videomamba.causal_conv1d_triton.default
+        operator = torch.ops.modeling_videomamba.causal_conv1d_triton.default
         torch.library.opcheck(operator, (x, *([parameter] * 2 for parameter in parameters), BOTH))
-        backward = torch.ops.videomamba.causal_conv1d_triton_backward.default
+        backward = torch.ops.modeling_videomamba.causal_conv1d_triton_backward.default
         x, *parameters = (tensor.detach() for tensor in (x, *parameters))
         torch.library.opcheck(backward, ([x, x], x, *([parameter] * 2 for parameter in parameters), BOTH))
 
