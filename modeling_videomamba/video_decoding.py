@@ -93,11 +93,11 @@ def decode_video(
             if index.is_counted:
                 raise ValueError(f"Cannot decode the video {name}: {error}.") from error
         with _named_errors(name):
-            index = count_frames(source)
+            index = count_frames(source, metadata.total_num_frames)
     if index.num_damaged:
-        packets = f"{index.num_damaged} packet{'s' if index.num_damaged > 1 else ''}"
+        packets = "1 packet gives" if index.num_damaged == 1 else f"{index.num_damaged} packets give"
         logger.warning_once(
-            f"The video {name} is damaged: {packets} cannot be decoded. The other {metadata.total_num_frames} frames are used."
+            f"The video {name} seems damaged: {packets} no frame. The other {metadata.total_num_frames} frames are used."
         )
     return frames if indices == wanted else frames[np.searchsorted(wanted, indices)], metadata
 

@@ -14,6 +14,7 @@ FETCH_BYTES = 2**30
 STALL_SECONDS = 60.0  # without a connection, or without a byte
 BYTES_AT_A_TIME = 2**16
 BYTES_AROUND = 2**20  # headers, the framing of chunks, the pages that come with redirects and errors
+COMPRESSIONS = ("br", "compress", "deflate", "gzip", "x-gzip", "zstd")
 ADDRESS_CHARACTERS = "%:/?#[]@!$&'()*+,;="  # what is quoted already stays so
 
 
@@ -71,6 +72,8 @@ def _fetch(address: str, limits: _Limits) -> bytes:
     content = io.BytesIO()
     try:
         with _opener(limits).open(quote(address, safe=ADDRESS_CHARACTERS), timeout=STALL_SECONDS) as response:
+            if (encoding := response.headers.get("Content-Encoding", "").strip().lower()) in COMPRESSIONS:
+                raise ValueError(f"the server compresses it ({encoding}): download it first, and give the file's path")
             if (response.length or 0) > limits.max_bytes:
                 raise ValueError(limits.too_large())
             while part := response.read(BYTES_AT_A_TIME):

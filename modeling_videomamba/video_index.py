@@ -12,6 +12,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.codec.context import Flags
+from av.stream import Disposition
 from transformers.video_utils import VideoMetadata
 
 from .video_orientation import is_stored_upright, orientation_of
@@ -51,7 +52,7 @@ class VideoIndex(NamedTuple):
     keyframes: list[int] = []
     num_undecodable: int = 0  # frames at the start that need others from before it
     is_counted: bool = False  # all frames have been decoded
-    num_damaged: int = 0  # packets that cannot be decoded
+    num_damaged: int = 0  # packets that give no frame
 
 
 def read_index(source: str | bytes) -> VideoIndex:
@@ -62,6 +63,8 @@ def read_index(source: str | bytes) -> VideoIndex:
     """
     with open_container(source) as container:
         stream = _video_stream(container)
+        if stream.disposition & Disposition.attached_pic:
+            raise UnreadableVideoError("it has no video stream, only a cover picture")
         packets, damaged, opening, is_cut_off = [], [], _Opening(stream), False
         for packet in demux(container, stream, damaged):
             packets.append(_Packet(packet.pts, packet.duration or 0, packet.is_keyframe, _is_hidden(packet)))
@@ -82,8 +85,7 @@ def read_index(source: str | bytes) -> VideoIndex:
         certain = [packet for packet in (packets[begin], *packets[end:]) if not packet.is_hidden]
         times = [*opening.early, *(packet.pts for packet in certain)]
         is_timed = None not in times
-        is_raw = bool(container.format.flags & av.format.Flags.no_timestamps.value)
-        if opening.is_sound and not damaged and not is_raw and (is_timed or begin == 0):
+        if opening.is_sound and not damaged and not _is_raw(container) and (is_timed or begin == 0):
             in_order = is_timed and len(set(times)) == len(times) and _groups_follow_each_other(packets[begin:])
             ordered = sorted(times) if in_order else []
             durations = {packet.pts: packet.duration for packet in certain}
@@ -94,11 +96,13 @@ def read_index(source: str | bytes) -> VideoIndex:
                 num_undecodable = len(doubtful) - len(opening.early)
                 index = index._replace(times=ordered, keyframes=keyframes, num_undecodable=num_undecodable)
             return index
-    return count_frames(source)
+    return count_frames(source, len(certain))
 
 
-def count_frames(source: str | bytes) -> VideoIndex:
+def count_frames(source: str | bytes, expected: int) -> VideoIndex:
     """The frames of a video file that can be decoded, found by decoding them all.
+
+    `expected` is how many its packets promise. Some decoders leave out what is damaged without an error.
 
     Raises:
         UnreadableVideoError: if there are none.
@@ -112,10 +116,11 @@ def count_frames(source: str | bytes) -> VideoIndex:
             times.append(frame.pts)
         if first is None:
             raise UnreadableVideoError("none of its frames can be decoded")
-        in_order = None not in times and all(time < later for time, later in pairwise(times))
+        is_timed = not _is_raw(container) and None not in times
+        in_order = is_timed and all(time < later for time, later in pairwise(times))
         metadata = _metadata_of(stream, _size_of(first), len(times), times if in_order else [], last_duration=0)
         is_upright = is_stored_upright(first)
-        counted = {"is_counted": True, "num_damaged": len(damaged)}
+        counted = {"is_counted": True, "num_damaged": max(len(damaged), expected - len(times))}
         return VideoIndex(metadata, stream.index, stream.time_base, is_upright, **counted)
 
 
@@ -137,8 +142,8 @@ def demux(
                 yield packet
     except IndexError:  # PyAV's, after the last packet, if streams have appeared on the way: in MPEG-TS, also by damage
         return
-    except av.InvalidDataError:
-        if damaged is None:
+    except av.FFmpegError as error:
+        if damaged is None or isinstance(error, OSError):  # of the disk
             raise
         damaged.append(None)
 
@@ -229,6 +234,11 @@ def _video_stream(container: "av.container.InputContainer") -> "av.VideoStream":
     return stream
 
 
+def _is_raw(container: "av.container.InputContainer") -> bool:
+    """Whether it is a stream without a container, whose times FFmpeg makes up."""
+    return bool(container.format.flags & av.format.Flags.no_timestamps.value)
+
+
 def _size_of(frame: "av.VideoFrame") -> tuple[int, int]:
     """`(height, width)`, upright."""
     size = frame.height, frame.width
@@ -264,7 +274,7 @@ def _require_whole(stream: "av.VideoStream", packets: list[_Packet], is_cut_off:
     Raises:
         UnreadableVideoError: if an MP4 or MOV, which tells how long it should be, is not.
     """
-    if stream.duration is not None:
+    if stream.duration is not None and len(packets) != stream.frames:
         frame = max(packet.duration for packet in packets)
         # Fragments promise the time of their end, other files their length, whatever the start.
         end = max(packet.pts + packet.duration for packet in packets) - min(stream.start_time or 0, 0)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL.Image
 import torch
+from PIL import ImageSequence
 from PIL.Image import Image
 from torch import Tensor
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
@@ -41,7 +42,8 @@ def list_videos(
 
     Args:
         videos: [`A_VIDEO_IS`] says what a video is. A list of pictures, or of arrays of one frame each, is one video; a list
-            of paths is as many. An array of 5 dimensions is a batch. A picture, or one frame as an array, is a video of one.
+            of paths is as many. An array of 5 dimensions is a batch. One frame as an array is a video of one, and so
+            is a picture, unless it is an animated one.
         input_data_format (`"channels_first"` or `"channels_last"`, *optional*): by default, told by the shape.
         check_range: whole numbers must be in 0..255, and floats in 0..1 or 0..255, told apart by the largest one. Otherwise
             they may be anything, and are left as they are.
@@ -55,7 +57,7 @@ def list_videos(
     if _is_file(videos):
         return [videos]
     if isinstance(videos, Image):
-        videos = [videos]
+        videos = [frame.copy() for frame in ImageSequence.Iterator(videos)]
     if isinstance(videos, (list, tuple)):
         if not videos:
             raise ValueError("An empty list is not a video.")
@@ -170,8 +172,11 @@ def _tensor(array: np.ndarray | Tensor) -> Tensor:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes into it
             array = torch.from_numpy(array)
-    if array.is_complex():
-        raise ValueError(f"The pixels of a video are real numbers, got {array.dtype}.")
+    if array.is_complex() or array.is_quantized or (array.is_floating_point() and array.itemsize < 2):
+        raise ValueError(f"The pixels of a video are numbers in one array, got a tensor of {array.dtype}.")
+    if array.layout != torch.strided or array.is_meta:
+        kind = "without data, on the device 'meta'" if array.is_meta else f"of layout {array.layout}"
+        raise ValueError(f"The pixels of a video are numbers in one array, got a tensor {kind}.")
     return array
 
 

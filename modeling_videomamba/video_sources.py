@@ -114,11 +114,16 @@ def _of_dict(item: dict[str, Any]) -> bytes | str | os.PathLike:
 
 
 def _content(file: BinaryIO) -> bytes:
-    if file.seekable():
+    name = getattr(file, "name", file)
+    if getattr(file, "closed", False):
+        raise ValueError(f"The file {name} is closed already: open it again, or give its path.")
+    if hasattr(file, "readable") and not file.readable():
+        raise ValueError(f"The file {name} is not open for reading: open it with mode 'rb'.")
+    if hasattr(file, "seekable") and file.seekable():
         file.seek(0)
     content = file.read()
     if not isinstance(content, bytes):
-        raise ValueError(f"The file {getattr(file, 'name', file)} is open as text: open it with mode 'rb'.")
+        raise ValueError(f"The file {name} is open as text: open it with mode 'rb'.")
     return content
 
 

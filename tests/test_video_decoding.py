@@ -2,6 +2,7 @@
 
 import errno
 import random
+import re
 import weakref
 from contextlib import contextmanager
 from fractions import Fraction
@@ -406,6 +407,12 @@ class TestCuts:
         _, keyframe = copy_packets(whole, part, 5 if codec == "libx264" else second)
         assert_shows(part, drawn[keyframe:].mean((1, 2, 3)))
 
+    def test_raw_streams_have_their_rate(self, tmp_path):
+        """Their times are made up: here as if the first frame were shown for two."""
+        render_clip(tmp_path / "a.m1v", size=SMALL, codec="mpeg1video")
+        _, metadata = decode_video(tmp_path / "a.m1v", lambda metadata: [0])
+        assert (metadata.total_num_frames, metadata.fps, metadata.frame_times) == (40, 25, None)
+
     @pytest.mark.parametrize("decoder", [None, "pyav"])
     def test_a_lossless_trim_is_not_truncated(self, tmp_path, decoder):
         """It starts at a keyframe, and an edit list hides the frames up to the cut."""
@@ -446,7 +453,7 @@ class TestDamage:
         assert metadata.total_num_frames == 39
         assert brightness(frames) == pytest.approx(np.delete(drawn.mean((1, 2, 3)), number), abs=3)
         [warning] = [record.message for record in caplog.records]
-        assert warning == f"The video {path} is damaged: 1 packet cannot be decoded. The other 39 frames are used."
+        assert warning == f"The video {path} seems damaged: 1 packet gives no frame. The other 39 frames are used."
 
     def test_all_packets(self, tmp_path):
         render_clip(tmp_path / "a.avi", num_frames=5, size=SMALL, **MJPEG)
@@ -454,6 +461,24 @@ class TestDamage:
             damage_packet(tmp_path / "a.avi", number)
         with pytest.raises(ValueError, match=r"a\.avi: none of its frames can be decoded"):
             decode_all(tmp_path / "a.avi")
+
+    @pytest.mark.parametrize("decoder", DECODERS)
+    def test_packets_that_a_decoder_leaves_out_without_an_error(self, tmp_path, caplog, decoder):
+        render_clip(tmp_path / "a.avi", size=SMALL, codec="mpeg4")
+        damage_packet(tmp_path / "a.avi", 20)
+        assert len(decode_all(tmp_path / "a.avi", decoder)[0]) == 39
+        assert "a.avi seems damaged: 1 packet gives no frame." in caplog.text
+
+    def test_what_comes_before_a_packet_that_ends_a_file(self, tmp_path, caplog):
+        """Whatever FFmpeg calls the damage: here a feature that it does not have."""
+        drawn = render_clip(tmp_path / "a.apng", size=SMALL, codec="apng", pix_fmt="rgb24")
+        content = (tmp_path / "a.apng").read_bytes()
+        frame = [match.start() for match in re.finditer(b"fcTL", content)][20]
+        (tmp_path / "a.apng").write_bytes(content[: frame + 30] + bytes([255] * 30) + content[frame + 60 :])
+        frames, _ = decode_all(tmp_path / "a.apng")
+        assert 19 <= len(frames) <= 21
+        assert np.array_equal(frames.permute(0, 2, 3, 1), drawn[: len(frames)])
+        assert "a.apng seems damaged: 1 packet gives no frame." in caplog.text
 
     def test_frames_are_chosen_again_of_those_that_are_left(self, tmp_path):
         render_clip(tmp_path / "a.mov", size=SMALL, **MJPEG)
@@ -536,6 +561,19 @@ class TestVariableFrameRate:
 
 
 class TestTimesThatRepeat:
+    @pytest.mark.parametrize("decoder", DECODERS)
+    def test_an_mp4_with_all_its_packets_is_not_truncated(self, tmp_path, decoder):
+        """A joined cut whose times overlap and were moved by a tick each: FFmpeg misjudges how long its frames last."""
+        drawn = render_clip(tmp_path / "clip.mkv", size=SMALL, codec_options={"bf": "0"})
+        times = [40 * i for i in range(24)] + [920 + i for i in range(1, 10)] + [960 + 40 * i for i in range(7)]
+
+        def overlap(packet):
+            packet.pts = packet.dts = times[packet.pts // 40]
+            packet.duration = 0
+
+        copy_packets(tmp_path / "clip.mkv", tmp_path / "joined.mp4", change=overlap)
+        assert_shows(tmp_path / "joined.mp4", drawn.mean((1, 2, 3)), decoder)
+
     @pytest.mark.parametrize("decoder", DECODERS)
     @pytest.mark.parametrize("container", ["mkv", "mp4"])
     @pytest.mark.parametrize("begin", [40, 400, 420, 860])

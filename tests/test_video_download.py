@@ -175,10 +175,11 @@ class TestAnswers:
             (send(OK + b"Transfer-Encoding: chunked\r\n\r\n3e8\r\n", bytes(400)), "IncompleteRead"),
             (send(b"HTTP/1.1 404 Not \x1b[31mFound\x07\r\n\r\n"), "HTTP Error 404: Not \\[31mFound"),
             (send(b"HTTP/1.1 500 \r\n\r\n"), "HTTP Error 500"),
+            (send(OK + b"Content-Encoding: gzip\r\n\r\n", bytes(9)), r"the server compresses it \(gzip\): download it first"),
             (send(b"220 ready\r\n"), "220 ready"),
             (send(b""), "closed connection without response"),
         ],
-        ids=["truncated", "truncated chunks", "control characters", "no reason", "another protocol", "nothing"],
+        ids=["truncated", "truncated chunks", "control characters", "no reason", "compressed", "another protocol", "nothing"],
     )
     def test_errors_on_one_line(self, answer, message):
         check(answer, message)

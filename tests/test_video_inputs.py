@@ -86,6 +86,12 @@ class TestLayouts:
         for picture in (VIDEO[0], VIDEO[0].transpose(2, 0, 1), torch.from_numpy(VIDEO[0]), Image.fromarray(VIDEO[0])):
             check_same(picture, VIDEO[:1])
 
+    def test_an_animated_picture_is_a_video(self, tmp_path):
+        first, *others = [Image.fromarray(frame) for frame in VIDEO]
+        first.save(tmp_path / "a.webp", save_all=True, append_images=others, lossless=True)
+        with Image.open(tmp_path / "a.webp") as picture:
+            check_same(picture)
+
     @pytest.mark.parametrize("shape", [(6, 32, 48), (32, 48), (48,), (6, 32, 48, 5), (6, 2, 32, 48), (1, 1, 6, 32, 48, 3)])
     def test_other_shapes(self, shape):
         message = f"A video is a path, .*, got an array of shape \\({', '.join(map(str, shape))},?\\)"
@@ -105,8 +111,20 @@ class TestLayouts:
         for array in (ragged, np.full((2, 8, 8, 3), "a"), np.zeros((2, 8, 8, 3), complex)):
             with pytest.raises(ValueError, match="A video is a path|The pixels of a video are numbers"):
                 pixels(array)
-        with pytest.raises(ValueError, match="are real numbers, got torch.complex64"):
-            pixels(torch.zeros(2, 8, 8, 3, dtype=torch.complex64))
+
+    @pytest.mark.parametrize(
+        ("tensor", "kind"),
+        [
+            (torch.zeros(2, 8, 8, 3, dtype=torch.complex64), "of torch.complex64"),
+            (torch.zeros(2, 8, 8, 3, dtype=torch.float8_e4m3fn), "of torch.float8_e4m3fn"),
+            (torch.zeros(2, 8, 8, 3).to_sparse(), "of layout torch.sparse_coo"),
+            (torch.zeros(2, 8, 8, 3, device="meta"), "without data, on the device 'meta'"),
+        ],
+        ids=["complex", "8 bits", "sparse", "meta"],
+    )
+    def test_tensors_that_are_not_arrays_of_numbers(self, tensor, kind):
+        with pytest.raises(ValueError, match=f"The pixels of a video are numbers in one array, got a tensor {kind}"):
+            pixels(tensor)
 
     def test_nothing(self):
         for video in ([], (), [[]], np.zeros((0, 8, 8, 3)), np.zeros((2, 8, 0, 3)), np.zeros((0, 2, 8, 8, 3))):

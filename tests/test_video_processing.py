@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.stream import Disposition
 from PIL import Image
 from torchvision import transforms
 from transformers import AutoImageProcessor, AutoVideoProcessor, pipeline
@@ -292,6 +293,18 @@ class TestBadVideos:
             container.mux(stream.encode(frame))
             container.mux(stream.encode())
         self.check(tmp_path / "sound.mp4", "no video stream")
+
+    def test_sound_with_a_cover(self, tmp_path):
+        with av.open(str(tmp_path / "sound.m4a"), "w") as container:
+            sound, cover = container.add_stream("aac", rate=8000), container.add_stream("png")
+            cover.width, cover.height, cover.pix_fmt = 8, 8, "rgb24"
+            cover.disposition = Disposition.attached_pic
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate = 8000
+            container.mux(sound.encode(frame))
+            container.mux(cover.encode(av.VideoFrame.from_ndarray(np.zeros((8, 8, 3), np.uint8), format="rgb24")))
+            container.mux(sound.encode())
+        self.check(tmp_path / "sound.m4a", "no video stream, only a cover picture")
 
     def test_unknown_decoder_and_frames_out_of_range(self, tmp_path):
         render_clip(tmp_path / "clip.mp4")

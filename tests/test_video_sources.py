@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -278,6 +279,18 @@ class TestForms:
             assert metadata.total_num_frames == 40
             assert metadata.fps == 25
             assert list(metadata.frames_indices) == list(expected_metadata.frames_indices)
+
+    def test_a_file_that_has_only_what_it_needs_to_be_read(self, clip):
+        file = SimpleNamespace(read=clip.read_bytes)
+        assert len(decode_video(file, lambda metadata: [0, 39])[0]) == 2
+
+    def test_files_that_cannot_be_read(self, clip, tmp_path):
+        with clip.open("rb") as file:
+            pass
+        with pytest.raises(ValueError, match=r"The file .*clip\.mp4 is closed already: open it again, or give its path"):
+            decode_video(file, lambda metadata: [0])
+        with (tmp_path / "new.mp4").open("wb") as file, pytest.raises(ValueError, match=r"new\.mp4 is not open for reading"):
+            decode_video(file, lambda metadata: [0])
 
     def test_what_is_not_a_video(self, clip):
         processor = VideoMambaVideoProcessor()
