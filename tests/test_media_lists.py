@@ -142,10 +142,20 @@ class TestLists:
         make_files(tmp_path, "one, two.mp4")
         assert rows_of(load('"one, two.mp4",3', "a.mp4,1"), tmp_path) == [("one, two.mp4", 3), ("a.mp4", 1)]
 
-    @pytest.mark.parametrize("header", ["path,label", "file_name,label,duration", "path label"])
+    @pytest.mark.parametrize(
+        "header", ["path,label", "file_name,label,duration", "path label", "Path,Label_ID"]
+    )
     def test_a_header_is_skipped(self, load, tmp_path, header):
         separator = "," if "," in header else " "
         assert rows_of(load(header, "", separator.join(["a.mp4", "1"])), tmp_path) == [("a.mp4", 1)]
+
+    def test_a_file_is_not_a_header_whatever_its_class(self, load, tmp_path):
+        assert rows_of(load("a.mp4,action", "path,run"), tmp_path) == [("a.mp4", "action"), ("path", "run")]
+
+    @pytest.mark.parametrize("header", ["path,duration,label", "filename,fold", "video_path"])
+    def test_a_header_without_labels_in_the_second_column_is_refused(self, load, tmp_path, header):
+        with pytest.raises(ValueError, match=f"{tmp_path}/list.csv, line 1: the second column of a list is that of labels"):
+            load(header, "a.mp4,1,2")
 
     def test_names_of_classes(self, load, tmp_path):
         videos = load("a.mp4,riding a bike", "b.mp4,7", "sub dir/c d.mp4,riding a bike")
@@ -350,7 +360,7 @@ class TestListsWithoutLabels:
     def test_a_file_is_no_comment_with_a_label_either(self, load, separator):
         assert load(f"a.mp4{separator}run", f"#1.mp4{separator}run", f"#2.mp4{separator}run") == ["a.mp4", "#1.mp4"]
 
-    @pytest.mark.parametrize("header", ["path", "Video", "path,label", "path label"])
+    @pytest.mark.parametrize("header", ["path", "Video", '"file_name"', "path,label", "path label", "path,width"])
     def test_a_header_is_left_out(self, load, header):
         assert load("# mine", header, "a.mp4") == ["a.mp4"]
 
