@@ -142,9 +142,7 @@ class TestLists:
         make_files(tmp_path, "one, two.mp4")
         assert rows_of(load('"one, two.mp4",3', "a.mp4,1"), tmp_path) == [("one, two.mp4", 3), ("a.mp4", 1)]
 
-    @pytest.mark.parametrize(
-        "header", ["path,label", "file_name,label,duration", "path label", "Path,Label_ID"]
-    )
+    @pytest.mark.parametrize("header", ["path,label", "file_name,label,duration", "path label", "Path,Label_ID"])
     def test_a_header_is_skipped(self, load, tmp_path, header):
         separator = "," if "," in header else " "
         assert rows_of(load(header, "", separator.join(["a.mp4", "1"])), tmp_path) == [("a.mp4", 1)]
