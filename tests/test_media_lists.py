@@ -17,6 +17,7 @@ from examples.common.media_lists import (
     label_names,
     label_values,
     load_media,
+    load_splits,
     name_of,
     read_list,
     source_of,
@@ -586,6 +587,11 @@ class TestHoldOut:
         assert list(held_out["label"]) == [0, 0, 1]
         assert sorted([*kept["video"], *held_out["video"]]) == list("abcdefghijklm")
         assert list(hold_out(videos, fraction=0.2, seed=0)[1]["video"]) == list(held_out["video"])
+
+    def test_of_one_a_class_none_can_be_held_out(self, tmp_path):
+        make_files(tmp_path, "cat/1.mp4", "dog/1.mp4")
+        with pytest.raises(ValueError, match=f"No class of {tmp_path} has two videos, so none can be held out"):
+            load_splits(str(tmp_path), None, None, validation_fraction=0.1, seed=0)
 
     def test_values_are_one_class(self):
         videos = Dataset.from_dict({"video": list("abcd"), "label": [0.1, 0.2, 0.3, 0.4]})

@@ -89,6 +89,9 @@ def load_splits(
 
     It is held out where no validation split is given, or a single list is; nothing is, if the fraction is 0. For the other
     arguments see [`load_media`].
+
+    Raises:
+        ValueError: also if nothing can be held out.
     """
     train, validation = (load_media(data, split, root, data_config, media, labelled) for split in ("train", "val"))
     if train is None:
@@ -97,7 +100,12 @@ def load_splits(
         return train, validation, False
     if validation_fraction == 0:
         return train, None, False
-    return *hold_out(train, validation_fraction, seed, by_class), True
+    train, validation = hold_out(train, validation_fraction, seed, by_class)
+    if len(validation) == 0:
+        raise ValueError(
+            f"No class of {data} has two {media}s, so none can be held out for validation. Give more, or a validation split."
+        )
+    return train, validation, True
 
 
 def read_class_folders(folder: Path, media: Media = "video") -> Dataset:
