@@ -63,10 +63,8 @@ def _read_file(path: Path) -> dict[int, str]:
         places[name] = where
         names[i] = name
     numbers = [int(match[1]) for name in names.values() if (match := WITH_ID.match(name))]
-    if len(numbers) == len(names) and numbers in (list(range(len(names))), list(range(1, len(names) + 1))):
-        raise ValueError(
-            f"{path}: the names begin with numbers, such as {names[0]!r}. Leave them out: a name's line is its id."
-        )
+    if len(numbers) == len(names) > 1 and numbers in (list(range(len(names))), list(range(1, len(names) + 1))):
+        raise ValueError(f"{path}: the names begin with numbers, such as {next(iter(names.values()))!r}. Leave them out.")
     return names
 
 

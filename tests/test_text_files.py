@@ -26,6 +26,7 @@ from conversion.labels import load_labels
         ("c.json", r'["run", "a\nb"]', ", item 2: expected the name of a label, got 'a.*nb'"),
         ("f.txt", "run\n\x1b[31mjump", ", line 2: expected the name of a label, got '.*jump'"),
         ("f.txt", "1 run\n2 jump", ": the names begin with numbers, such as '1 run'. Leave them out"),
+        ("c.json", '{"1": "1 run", "2": "2 jump"}', ": the names begin with numbers, such as '1 run'. Leave them out"),
         ("f.csv", "0,run\n1,jump", ": the names begin with numbers, such as '0,run'. Leave them out"),
         ("d.json", "3", ": expected a list of names or an object from id to name, got 3"),
         ("d.json", '"xy"', ": expected a list of names or an object from id to name, got 'xy'"),
