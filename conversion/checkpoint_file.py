@@ -117,10 +117,13 @@ def _load(path: Path) -> tuple[Any, list[str]]:
 
 
 def _unpickle(path: Path) -> Any:
-    """Not mapped from the file: then PyTorch would not compare the size of a part with that of its tensor."""
-    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+    """Not mapped from the file: then PyTorch would not compare the size of a part with that of its tensor.
+
+    Nor from the path, by whose suffix PyTorch would take it for a safetensors file.
+    """
+    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(), path.open("rb") as file:
         warnings.simplefilter("ignore")  # of old pickle protocols and storages
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=False)
 
 
 def _check_archive(path: Path) -> None:

@@ -14,10 +14,24 @@ the code, so that it also loads where this package is not installed (`trust_remo
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+
+def end_when_interrupted(kind: type[BaseException], error: BaseException, traceback: object) -> None:
+    """What Python calls for an exception that nothing catches, while the packages below are imported, too."""
+    if not issubclass(kind, KeyboardInterrupt):
+        return sys.__excepthook__(kind, error, traceback)
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)
+
+
+if __name__ == "__main__":
+    sys.excepthook = end_when_interrupted
+
+# isort: split
 from huggingface_hub import HfApi
 from transformers.utils import logging
 
@@ -195,6 +209,7 @@ def main() -> None:
     try:
         if args.list:
             print_released()
+            sys.stdout.flush()
         elif args.all:
             sys.exit(1 if convert_all(Path(args.all), args) else 0)
         elif args.to_official:
@@ -202,6 +217,9 @@ def main() -> None:
             print(f"{args.output}: an official-layout state dict under 'model'")
         else:
             convert_one(args.source, args.output, args)
+    except BrokenPipeError:  # of `| head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter fails to flush it at exit
+        sys.exit(1)
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)

@@ -1,5 +1,7 @@
 """Label names of the data sets that released checkpoints were trained on, or of a file."""
 
+import re
+import unicodedata
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
@@ -16,6 +18,7 @@ LABEL_FILES = {
 }
 
 
+WITH_ID = re.compile(r"(\d{1,9})[\s,;:]+\S")  # a class id before a name, as in UCF101's classInd.txt
 BREAKFAST = ["cereals", "coffee", "tea", "pancake", "friedegg", "scrambledegg", "sandwich", "juice", "milk", "salat"]
 
 
@@ -52,13 +55,22 @@ def _read_file(path: Path) -> dict[int, str]:
     places: dict[str, str] = {}
     names = {}
     for i, (where, name) in _parse_file(path).items():
-        if not isinstance(name, str) or not name.strip():
+        name = name.strip() if isinstance(name, str) else name
+        if not isinstance(name, str) or not name or not all(map(_is_printed, name)):
             raise ValueError(f"{where}: expected the name of a label, got {shorten(name)}.")
         if name in places:
             raise ValueError(f"{where}: the label {name!r} is there already, in {places[name]}. Give each its own name.")
         places[name] = where
         names[i] = name
+    numbers = [int(match[1]) for name in names.values() if (match := WITH_ID.match(name))]
+    if len(numbers) == len(names) > 1 and numbers in (list(range(len(names))), list(range(1, len(names) + 1))):
+        raise ValueError(f"{path}: the names begin with numbers, such as {next(iter(names.values()))!r}. Leave them out.")
     return names
+
+
+def _is_printed(character: str) -> bool:
+    """Whether it is neither a control character nor half of one, which no table or file of UTF-8 holds."""
+    return unicodedata.category(character) not in ("Cc", "Cs")
 
 
 def _parse_file(path: Path) -> dict[int, tuple[str, object]]:

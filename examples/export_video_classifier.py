@@ -27,6 +27,7 @@ from transformers import AutoModelForVideoClassification, PreTrainedModel
 from transformers.utils import logging
 
 import modeling_videomamba  # noqa: F401  (registers the model)
+from examples.common.outputs import replacing
 
 
 DEMO_MODEL = ROOT / "examples/demo_model"
@@ -83,7 +84,9 @@ def main() -> None:
     config = model.config
     height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
     clips = torch.randn(3, config.num_frames or config.tubelet_size, config.num_channels, height, width)
-    export(model, clips[:2], args.output)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(args.output) as unfinished:
+        export(model, clips[:2], unfinished)
     with torch.no_grad():
         expected = model(clips).logits
         difference = ((load(args.output)(clips) - expected).abs().max() / expected.abs().max()).item()

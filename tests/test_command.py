@@ -5,6 +5,7 @@ import ast
 import errno
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from torch.utils.data import DataLoader
+from transformers import AutoModelForVideoClassification
 
 from examples import (
     classify_many_videos,
@@ -32,6 +35,7 @@ from examples import (
 from examples.common import command
 from examples.common.arguments import DataclassParser, MediaArguments, read_recipe
 from examples.common.clips import UnreadableFiles
+from examples.common.media_lists import load_media
 from examples.common.optimization import epoch_cosine
 from modeling_videomamba import VideoMambaConfig
 
@@ -66,6 +70,20 @@ class TestWhoseMistakeItIs:
         assert command.message_of(raised(torch.randn(2, 3).view, 5)) is None
         assert command.message_of(raised(argparse.ArgumentParser().add_argument, "a", "--b")) is None
 
+    @pytest.mark.parametrize(
+        ("file", "content"), [("config.json", "{}"), ("config.json", '{"model_type": "bert"}'), ("model.safetensors", "x")]
+    )
+    def test_what_a_library_says_of_a_model_that_the_user_names_is_for_the_user(self, file, content, tmp_path):
+        model = shutil.copytree(ROOT / "examples/demo_model", tmp_path / "model")
+        (model / file).write_text(content)
+        error = raised(AutoModelForVideoClassification.from_pretrained, model)
+        assert command.message_of(error).startswith(f"Cannot load {model}: ")
+
+    def test_so_is_what_one_says_of_a_data_set(self, tmp_path):
+        (tmp_path / "dataset_info.json").write_text("{")
+        (tmp_path / "state.json").write_text("{")
+        assert command.message_of(raised(load_media, str(tmp_path), "train")).startswith(f"Cannot load {tmp_path}: ")
+
     def test_a_failed_assertion_is_too(self, monkeypatch):
         def broken() -> None:
             raise AssertionError("cannot be")
@@ -83,6 +101,16 @@ class TestWhoseMistakeItIs:
         error.__context__ = OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
         assert command.message_of(error) == "no space left on the disk, while writing model.safetensors"
         assert command.message_of(Exception("I/O error: No space left on device (os error 28)")).startswith("no space left")
+
+    def test_memory_that_a_processor_lacks_is_told_without_a_traceback(self):
+        error = raised(torch.empty, 10**15)
+        assert isinstance(error, RuntimeError)
+        assert "Smaller batches need less" in command.message_of(error)
+
+    def test_a_model_that_the_hub_does_not_give_is_named(self, monkeypatch):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        error = raised(AutoModelForVideoClassification.from_pretrained, "no/where")
+        assert "no/where" in command.message_of(error)
 
     def test_an_error_in_a_process_that_loads_data_is_the_error_itself(self, tmp_path):
         loader = DataLoader(Strict(tmp_path), num_workers=1)
@@ -208,6 +236,7 @@ MISTAKES = [  # what a user says, and what the line has
     (FINETUNE, "--data {videos} --model_config tinny", "got 'tinny'. Did you mean tiny?"),
     (FINETUNE, '--data {videos} --model_config {{"hiden_size":3}}', "no field hiden_size. Did you mean hidden_size"),
     (FINETUNE, '--data {videos} --model_config {{"hidden_size":0}}', "error: `hidden_size` must be at least 1, got 0."),
+    (FINETUNE, '--data {videos} --model_config {{"num_hidden_layers":100000000}}', "must be at most 1,000, got 100,000,000."),
     (FINETUNE, "--data {videos} {small} --auto_augment rnd", "--auto_augment rnd is not a policy of timm, such as "),
     (
         FINETUNE,
@@ -233,6 +262,11 @@ MISTAKES = [  # what a user says, and what the line has
     (self_distillation, "--teacher x --freeze_backbone", "--freeze_backbone: it is the backbone that learns"),
     (pretrain_image_classification, "--data {videos} {small}", "The class folder {videos}/cat has no images"),
     (pretrain_video_text, "--output_dir {tmp}/o", "Give --videos, --images, or both: "),
+    (
+        EVALUATE,
+        "--model examples/retrieval_demo_model --data {videos} --output_dir {tmp}/m",
+        "is no trained classifier of videos, but a videomamba_video_text",
+    ),
     (finetune_retrieval, "--output_dir {tmp}/o", "Give --model, a pretrained video-text model; "),
 ]
 

@@ -38,6 +38,12 @@ def flip(path, bit: int) -> None:
     path.write_bytes(content)
 
 
+def test_the_content_tells_the_format_not_the_suffix(saved, tmp_path):
+    expected = convert(saved())[0].state_dict()
+    renamed = saved().rename(tmp_path / "checkpoint.safetensors")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in convert(renamed)[0].state_dict().items())
+
+
 class TestDamage:
     def test_a_flipped_bit_of_a_weight_is_found_by_the_checksum(self, saved):
         path = saved()

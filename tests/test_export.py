@@ -95,6 +95,17 @@ class TestCommand:
         with pytest.raises(SystemExit, match="error: more than 1e-04"):
             run_command("--model", tmp_path / "model", "--output", tmp_path / "model.pt2")
 
+    def test_nothing_is_written_half_and_a_folder_is_made(self, run_command, tmp_path, monkeypatch):
+        def write_half(model, clips, output):
+            output.write_text("half")
+            raise RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed")
+
+        small_model().save_pretrained(tmp_path / "model")
+        monkeypatch.setattr(export_video_classifier, "export", write_half)
+        with pytest.raises(RuntimeError, match="PytorchStreamWriter"):
+            run_command("--model", tmp_path / "model", "--output", tmp_path / "new/model.pt2")
+        assert list((tmp_path / "new").iterdir()) == []
+
     def test_other_formats_are_refused(self, run_command, capsys):
         with pytest.raises(SystemExit):
             run_command("--output", "model.torchscript")

@@ -74,6 +74,21 @@ def test_a_label_that_the_head_lacks_is_named(labels, message):
         label_vectors(table(labels), ID2LABEL, "train")
 
 
+@pytest.mark.parametrize(
+    ("labels", "wrong"),
+    [
+        (["0;2", "0;-1"], "'-1'"),
+        (["0;2", "1.5"], "'1.5'"),
+        (["0;2", "nan"], "'nan'"),
+        (["0;2", "9" * 5000], "'999"),
+        ([0.0, 1.5], "'0.0'"),
+    ],
+)
+def test_numbers_that_are_not_ids_are_not_names_either(labels, wrong):
+    with pytest.raises(ValueError, match=f"row [12]: expected class ids, 0 or more, got {wrong}"):
+        label_set_names(table(labels))
+
+
 def test_a_list_of_them_is_read_held_out_and_written_again(tmp_path):
     for i in range(10):
         (tmp_path / f"{i}.mp4").write_text("")

@@ -17,6 +17,7 @@ from examples.common.media_lists import (
     label_names,
     label_values,
     load_media,
+    load_splits,
     name_of,
     read_list,
     source_of,
@@ -142,10 +143,18 @@ class TestLists:
         make_files(tmp_path, "one, two.mp4")
         assert rows_of(load('"one, two.mp4",3', "a.mp4,1"), tmp_path) == [("one, two.mp4", 3), ("a.mp4", 1)]
 
-    @pytest.mark.parametrize("header", ["path,label", "file_name,label,duration", "path label"])
+    @pytest.mark.parametrize("header", ["path,label", "file_name,label,duration", "path label", "Path,Label_ID"])
     def test_a_header_is_skipped(self, load, tmp_path, header):
         separator = "," if "," in header else " "
         assert rows_of(load(header, "", separator.join(["a.mp4", "1"])), tmp_path) == [("a.mp4", 1)]
+
+    def test_a_file_is_not_a_header_whatever_its_class(self, load, tmp_path):
+        assert rows_of(load("a.mp4,action", "path,run"), tmp_path) == [("a.mp4", "action"), ("path", "run")]
+
+    @pytest.mark.parametrize("header", ["path,duration,label", "filename,fold", "video_path"])
+    def test_a_header_without_labels_in_the_second_column_is_refused(self, load, tmp_path, header):
+        with pytest.raises(ValueError, match=f"{tmp_path}/list.csv, line 1: the second column of a list is that of labels"):
+            load(header, "a.mp4,1,2")
 
     def test_names_of_classes(self, load, tmp_path):
         videos = load("a.mp4,riding a bike", "b.mp4,7", "sub dir/c d.mp4,riding a bike")
@@ -350,7 +359,7 @@ class TestListsWithoutLabels:
     def test_a_file_is_no_comment_with_a_label_either(self, load, separator):
         assert load(f"a.mp4{separator}run", f"#1.mp4{separator}run", f"#2.mp4{separator}run") == ["a.mp4", "#1.mp4"]
 
-    @pytest.mark.parametrize("header", ["path", "Video", "path,label", "path label"])
+    @pytest.mark.parametrize("header", ["path", "Video", '"file_name"', "path,label", "path label", "path,width"])
     def test_a_header_is_left_out(self, load, header):
         assert load("# mine", header, "a.mp4") == ["a.mp4"]
 
@@ -578,6 +587,11 @@ class TestHoldOut:
         assert list(held_out["label"]) == [0, 0, 1]
         assert sorted([*kept["video"], *held_out["video"]]) == list("abcdefghijklm")
         assert list(hold_out(videos, fraction=0.2, seed=0)[1]["video"]) == list(held_out["video"])
+
+    def test_of_one_a_class_none_can_be_held_out(self, tmp_path):
+        make_files(tmp_path, "cat/1.mp4", "dog/1.mp4")
+        with pytest.raises(ValueError, match=f"No class of {tmp_path} has two videos, so none can be held out"):
+            load_splits(str(tmp_path), None, None, validation_fraction=0.1, seed=0)
 
     def test_values_are_one_class(self):
         videos = Dataset.from_dict({"video": list("abcd"), "label": [0.1, 0.2, 0.3, 0.4]})

@@ -21,6 +21,13 @@ from conversion.labels import load_labels
         ("b.json", '{"0": "x", "7": "y"}', " has no name for 1"),
         ("c.json", "[1, 2]", ", item 1: expected the name of a label, got 1"),
         ("c.json", '["run", "run"]', ", item 2: the label 'run' is there already, in .*c.json, item 1"),
+        ("c.json", '["run", "run "]', ", item 2: the label 'run' is there already, in .*c.json, item 1"),
+        ("c.json", r'["run", "\ud800"]', ", item 2: expected the name of a label, got '.*ud800'"),
+        ("c.json", r'["run", "a\nb"]', ", item 2: expected the name of a label, got 'a.*nb'"),
+        ("f.txt", "run\n\x1b[31mjump", ", line 2: expected the name of a label, got '.*jump'"),
+        ("f.txt", "1 run\n2 jump", ": the names begin with numbers, such as '1 run'. Leave them out"),
+        ("c.json", '{"1": "1 run", "2": "2 jump"}', ": the names begin with numbers, such as '1 run'. Leave them out"),
+        ("f.csv", "0,run\n1,jump", ": the names begin with numbers, such as '0,run'. Leave them out"),
         ("d.json", "3", ": expected a list of names or an object from id to name, got 3"),
         ("d.json", '"xy"', ": expected a list of names or an object from id to name, got 'xy'"),
         ("e.json", "[" * 10**5, ": JSON that is nested too deeply"),
@@ -55,6 +62,12 @@ def test_names_on_the_hub_may_repeat(monkeypatch, tmp_path):
     (tmp_path / "hub.json").write_text(json.dumps(["crane", "crane"]))
     monkeypatch.setattr(labels, "hf_hub_download", lambda *args, **kwargs: tmp_path / "hub.json")
     assert load_labels("imagenet-1k", 2) == {0: "crane", 1: "crane"}
+
+
+@pytest.mark.parametrize("names", [["3 balls", "2 balls"], ["0", "1"], ["1 ball", "balls"]])
+def test_names_may_have_numbers(tmp_path, names):
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    assert list(load_labels(str(tmp_path / "names.txt"), 2).values()) == names
 
 
 @pytest.mark.parametrize("content", ["\ufeffrun\r\njump\r\n", "run\njump", "run \njump\n\n"])

@@ -136,3 +136,12 @@ class TestOutput:
         assert process.stderr.startswith(f"error: Cannot write {tmp_path / 'out'}: ")
         assert process.stderr.count("\n") == 1
         assert os.listdir(tmp_path) == ["model"]
+
+
+def test_ctrl_c_is_one_line_while_packages_are_imported_too(tmp_path):
+    """A package that interrupts the process stands for the person who does."""
+    (tmp_path / "huggingface_hub.py").write_text("raise KeyboardInterrupt")
+    script = ROOT / "conversion" / "convert_videomamba_to_hf.py"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    run = subprocess.run([sys.executable, script, "--list"], capture_output=True, text=True, env=environment)
+    assert (run.returncode, run.stderr) == (130, "interrupted\n")

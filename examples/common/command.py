@@ -25,17 +25,25 @@ from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = {  # what installs a package that `pip install .` does not bring, as in pyproject.toml
-    "train": ("accelerate", "datasets", "evaluate", "matplotlib", "peft", "tensorboard", "timm", "tqdm", "yaml"),
+    "train": ("accelerate", "datasets", "evaluate", "filelock", "matplotlib", "peft", "tensorboard", "timm", "tqdm", "yaml"),
     "demo": ("skimage", "sklearn"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "cpu": ("numba",),
 }
+OUR_PACKAGES = ("__main__", "__mp_main__", "examples", "conversion", "modeling_videomamba", "transformers_modules")
 # Whose `raise` statements speak to users: our modules, and those of `datasets` that look for the data a user names
 SPEAKERS = re.compile(
     r"__main__|__mp_main__|(examples|conversion|modeling_videomamba|transformers_modules|huggingface_hub)\b.*"
     r"|datasets\.(load|builder|data_files)"
 )
+# Functions of libraries that read what a user names, and their argument that says what
+LOADERS = {
+    ("transformers", "from_pretrained"): "pretrained_model_name_or_path",
+    ("datasets", "load_dataset"): "path",
+    ("datasets", "load_from_disk"): "dataset_path",
+}
 NO_SPACE = re.compile(r"No space left on device|PytorchStreamWriter failed writing", re.IGNORECASE)
+NO_MEMORY = re.compile(r"can't allocate memory|not enough memory", re.IGNORECASE)  # of PyTorch on a CPU
 SECONDS_FOR_THE_FIRST = 10.0
 
 _after_interruption = ""
@@ -90,9 +98,10 @@ def report(error: BaseException) -> int | None:
 def message_of(error: BaseException) -> str | None:
     """What to tell the user whose mistake the exception is; `None` if it is a fault of this project.
 
-    The user's are: what a `raise` statement of ours says, since ours check what users give; errors of the operating system
-    and of the network, whoever raises them; packages that are not installed; a full disk or GPU. A `ValueError` that Python or
-    a library raises on its own means that one of our checks is missing, so it is a fault of ours.
+    The user's are: what a `raise` statement of ours says, since ours check what users give; what a library raises while it
+    loads a model or data set that a user names; errors of the operating system and of the network, whoever raises them;
+    packages that are not installed; a full disk or GPU. Any other `ValueError` that Python or a library raises on its own
+    means that one of our checks is missing, so it is a fault of ours.
     """
     chain = list(_chain(error))
     if any(getattr(link, "errno", None) == errno.ENOSPC or NO_SPACE.search(str(link)) for link in chain):
@@ -100,16 +109,22 @@ def message_of(error: BaseException) -> str | None:
         return f"no space left on the disk{f', while writing {places[0]}' if places else ''}"
     if isinstance(error, ImportError) and (message := _missing_package(error)):
         return message
+    source = _loaded_source(error)
     if isinstance(error, OSError):
         is_numbered = error.strerror and error.filename is not None
-        return _one_line(f"{error.filename}: {error.strerror}" if is_numbered else str(error))
-    if type(error).__name__ == "OutOfMemoryError":
+        text = f"{error.filename}: {error.strerror}" if is_numbered else str(error)
+        return _one_line(text if source is None or source in text else f"Cannot load {source}: {text}")
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
         return _one_line(f"{error} Smaller batches need less, such as --per_device_train_batch_size 1.")
     if type(error).__name__.startswith("StrictDataclass") and error.__cause__ is not None:  # of a configuration's field
         return _one_line(str(error.__cause__))
     if worker := re.match(r"Caught \w+ in DataLoader worker process", str(error)):
         return _message_of_worker(str(error)[worker.end() :])
-    return _one_line(str(error)) if _is_said_to_users(error) else None
+    if _is_said_to_users(error):
+        return _one_line(str(error))
+    if source is not None:
+        return _one_line(f"Cannot load {source}: {type(error).__name__}: {error}")
+    return None
 
 
 def closest(name: str, names: Iterable[str]) -> list[str]:
@@ -166,6 +181,18 @@ def _is_said_to_users(error: BaseException) -> bool:
     frame = traceback.tb_frame
     is_statement = frame.f_code.co_code[traceback.tb_lasti] == dis.opmap["RAISE_VARARGS"]
     return is_statement and SPEAKERS.fullmatch(frame.f_globals.get("__name__", "")) is not None
+
+
+def _loaded_source(error: BaseException) -> str | None:
+    """The model or data set that a library was loading when the library, not our code, raised the exception."""
+    source, package, traceback = None, "", error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if source is None and (argument := LOADERS.get((package, frame.f_code.co_name))):
+            source = frame.f_locals.get(argument)
+        traceback = traceback.tb_next
+    return None if source is None or package in OUR_PACKAGES else str(source)
 
 
 def _message_of_worker(text: str) -> str | None:

@@ -2,8 +2,10 @@
 
 import torch
 from torch import Tensor
+from transformers import AutoConfig
+from transformers.utils import logging
 
-from modeling_videomamba import VideoMambaForVideoClassification, VideoMambaVideoProcessor
+from modeling_videomamba import VideoMambaConfig, VideoMambaForVideoClassification, VideoMambaVideoProcessor
 
 from .models import locate
 from .score_files import fingerprint
@@ -16,7 +18,13 @@ def load_classifier(name: str) -> tuple[VideoMambaForVideoClassification, VideoM
         ValueError: if it has no trained head, or is a model of images.
     """
     source = locate(name)
+    config = AutoConfig.from_pretrained(source)
+    if not isinstance(config, VideoMambaConfig):
+        raise ValueError(f"{name} is no trained classifier of videos, but a {config.model_type}.")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what is missing is said below, in one line
     model, loading = VideoMambaForVideoClassification.from_pretrained(source, output_loading_info=True)
+    logging.set_verbosity(verbosity)
     if loading["missing_keys"]:
         raise ValueError(f"{name} is no trained classifier of videos, it lacks {', '.join(sorted(loading['missing_keys']))}.")
     if model.config.num_frames is None:

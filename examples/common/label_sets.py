@@ -7,9 +7,12 @@ bool or float values, of one value a label.
 
 from datasets import ClassLabel, Dataset, List, Value
 
+from conversion.text_files import shorten
+
 
 SEPARATOR = ";"
 MOST_LABELS = 1_000_000
+MOST_DIGITS = 18  # of an id in 64 bits
 
 
 def label_set_names(videos: Dataset) -> list[str] | None:
@@ -17,7 +20,7 @@ def label_set_names(videos: Dataset) -> list[str] | None:
     feature = _element(videos)
     if isinstance(feature, ClassLabel):
         return feature.names
-    if _is_vector(feature):
+    if _has_vectors(videos):
         return None
     labels = {label for labels in _lists(videos) for label in labels}
     return None if all(isinstance(label, int) for label in labels) else sorted(map(str, labels))
@@ -25,7 +28,7 @@ def label_set_names(videos: Dataset) -> list[str] | None:
 
 def num_label_sets(videos: Dataset, num_labels: int | None = None) -> int:
     """How many labels there are, where they are bare numbers, see [`size_of_head`]."""
-    if _is_vector(_element(videos)):
+    if _has_vectors(videos):
         return len(videos[0]["label"])
     return size_of_head(videos, _lists(videos), num_labels)
 
@@ -66,11 +69,11 @@ def label_vectors(videos: Dataset, id2label: dict[int, str], where: str) -> list
     Raises:
         ValueError: naming a label that the head does not have.
     """
-    feature, names = _element(videos), label_set_names(videos)
+    feature, names, has_vectors = _element(videos), label_set_names(videos), _has_vectors(videos)
     size, label2id = len(id2label), {name: i for i, name in id2label.items()}
     vectors = []
-    for labels in videos["label"] if _is_vector(feature) else _lists(videos):
-        if _is_vector(feature):
+    for labels in videos["label"] if has_vectors else _lists(videos):
+        if has_vectors:
             if len(labels) != size or not set(map(float, labels)) <= {0.0, 1.0}:
                 raise ValueError(f"{where}: expected {size} values of 0 or 1 for each video, got {labels}.")
             vectors.append([float(label) for label in labels])
@@ -108,13 +111,35 @@ def _is_vector(feature: object) -> bool:
     return isinstance(feature, Value) and feature.dtype in ("bool", "float16", "float32", "float64")
 
 
+def _has_vectors(videos: Dataset) -> bool:
+    """Whether each video has one value a label, of bool or float."""
+    return isinstance(videos.features["label"], List) and _is_vector(_element(videos))
+
+
 def _lists(videos: Dataset) -> list[list[int] | list[str]]:
-    """The labels of every video: numbers, if all of a list's labels are."""
+    """The labels of every video: ids, if all of a list's labels are numbers.
+
+    Raises:
+        ValueError: naming a number that is not an id.
+    """
     columns = list(videos["label"])
     if isinstance(videos.features["label"], List):
         return [labels or [] for labels in columns]
     if all(isinstance(label, int) for label in columns):
         return [[label] for label in columns]
     fields = [[part for text in str(label).split(SEPARATOR) if (part := text.strip())] for label in columns]
-    is_number = all(part.isascii() and part.isdigit() for parts in fields for part in parts)
-    return [[int(part) for part in parts] for parts in fields] if is_number else fields
+    if not all(_is_number(part) for parts in fields for part in parts):
+        return fields
+    for index, parts in enumerate(fields):
+        for part in parts:
+            if not part.isdecimal() or len(part) > MOST_DIGITS:
+                raise ValueError(f"{origin_of(videos, index)}: expected class ids, 0 or more, got {shorten(part)}.")
+    return [[int(part) for part in parts] for parts in fields]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text  # which Python takes for numbers: 1_0 is 10

@@ -25,7 +25,11 @@ from .media_files import SUFFIXES, Media, find_files, passed_over, report_passed
 from .outputs import replacing
 
 
-HEADERS = {"label", "labels", "class", "class_id", "category"}  # what the second field of a header says
+# What the first and the second field of a header say
+PATH_HEADER = re.compile(r"(video|image|file|clip)s?([ _-]?(path|name|file))?|paths?", re.IGNORECASE)
+LABEL_HEADER = re.compile(
+    r"(labels?|class(es)?|categor(y|ies)|targets?|actions?)([ _-]?(id|idx|index|name)s?)?", re.IGNORECASE
+)
 FEATURES = {"video": Video, "image": Image}
 LONGEST = 1_000_000  # seconds that a video can be said to last
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
@@ -85,6 +89,9 @@ def load_splits(
 
     It is held out where no validation split is given, or a single list is; nothing is, if the fraction is 0. For the other
     arguments see [`load_media`].
+
+    Raises:
+        ValueError: also if nothing can be held out.
     """
     train, validation = (load_media(data, split, root, data_config, media, labelled) for split in ("train", "val"))
     if train is None:
@@ -93,7 +100,12 @@ def load_splits(
         return train, validation, False
     if validation_fraction == 0:
         return train, None, False
-    return *hold_out(train, validation_fraction, seed, by_class), True
+    train, validation = hold_out(train, validation_fraction, seed, by_class)
+    if len(validation) == 0:
+        raise ValueError(
+            f"No class of {data} has two {media}s, so none can be held out for validation. Give more, or a validation split."
+        )
+    return train, validation, True
 
 
 def read_class_folders(folder: Path, media: Media = "video") -> Dataset:
@@ -126,7 +138,8 @@ def read_list(path: Path, root: str | None = None, media: Media = "video", label
     """Videos or images from a list as the official code takes it, separated by commas, tabs or spaces.
 
     A line is `path label`, `path label seconds`, or `folder num_frames label` for a folder with one picture a frame; without
-    labels, just `path`, see [`_path_and_more`]. A first line whose second field is `label`, `class` or the like is a header.
+    labels, just `path`, see [`_path_and_more`]. A first line that is not of a file, but says `path,label`, `video,class_id` or
+    the like, is a header.
     Labels are class ids, class names, or values to regress. The path of a video may be an http(s) address. The column `listed`
     says where a row is from: `list.csv, line 3`.
 
@@ -345,21 +358,24 @@ def _rows_of(path: Path, root: Path, media: Media, labelled: bool) -> list[tuple
     lines = [(where, line.strip()) for where, line in read_lines(path)]
     if not labelled:
         lines = [(where, line) for where, line in lines if not _is_comment(line, root, media)]
-        if lines and lines[0][1].lower() in ("path", media):
-            lines = lines[1:]
     if not lines:
         return []
 
-    first = lines[0][1]
+    where, first = lines[0]
     by_commas = "," in first and "\t" not in first
-    names = first.split(",") if by_commas else _split_at_spaces(first, root, media)
-    has_header = len(names) > 1 and names[1].strip(' "').lower() in HEADERS
-    if labelled or has_header:
+    names = [name.strip(' "') for name in (first.split(",") if by_commas else _split_at_spaces(first, root, media))]
+    is_file = is_address(names[0]) or Path(names[0]).suffix.lower() in SUFFIXES[media] or os.path.exists(root / names[0])
+    has_labels = not is_file and len(names) > 1 and LABEL_HEADER.fullmatch(names[1]) is not None
+    has_header = has_labels or (not is_file and PATH_HEADER.fullmatch(names[0]) is not None)
+    if labelled and has_header and not has_labels:
+        form = "the second column of a list is that of labels, called `label` or `class`"
+        raise ValueError(f"{where}: {form}, not as in the header {shorten(first)}.")
+    if labelled or has_labels:
         return [
             (where, _split_at_commas(line, where) if by_commas else _split_at_spaces(line, root, media))
             for where, line in lines[has_header:]
         ]
-    return [(where, _path_and_more(line, where, root, media)) for where, line in lines]
+    return [(where, _path_and_more(line, where, root, media)) for where, line in lines[has_header:]]
 
 
 def _is_comment(line: str, root: Path, media: Media) -> bool:

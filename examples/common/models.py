@@ -31,6 +31,7 @@ from .media_lists import count_classes, label_names
 
 
 SIZES = ("tiny", "small", "middle", "base")
+MOST_LAYERS = 1000
 
 
 def locate(model: str) -> str:
@@ -164,7 +165,7 @@ def config_fields(model_config: str) -> dict:
         return getattr(VideoMambaConfig, model_config)().to_diff_dict()
     try:
         fields = json.loads(model_config)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"--model_config is a size ({', '.join(SIZES)}) or JSON such as '{{\"hidden_size\": 192}}', got {model_config!r}"
             f"{f': {error}' if '{' in model_config else f'.{did_you_mean(model_config, SIZES)}'}"
@@ -175,6 +176,9 @@ def config_fields(model_config: str) -> dict:
     for name in fields:
         if name not in known:
             raise ValueError(f"--model_config: a VideoMambaConfig has no field {name}.{did_you_mean(name, known)}")
+    layers = fields.get("num_hidden_layers", 0)
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        raise ValueError(f"--model_config: num_hidden_layers must be at most {MOST_LAYERS:,}, got {layers:,}.")
     return fields
 
 
