@@ -295,7 +295,7 @@ class TestBadVideos:
         self.check(tmp_path / "sound.mp4", "no video stream")
 
     def test_sound_with_a_cover(self, tmp_path):
-        with av.open(str(tmp_path / "sound.m4a"), "w") as container:
+        with av.open(str(tmp_path / "cover.mp4"), "w") as container:
             sound, cover = container.add_stream("aac", rate=8000), container.add_stream("png")
             cover.width, cover.height, cover.pix_fmt = 8, 8, "rgb24"
             cover.disposition = Disposition.attached_pic
@@ -304,7 +304,7 @@ class TestBadVideos:
             container.mux(sound.encode(frame))
             container.mux(cover.encode(av.VideoFrame.from_ndarray(np.zeros((8, 8, 3), np.uint8), format="rgb24")))
             container.mux(sound.encode())
-        self.check(tmp_path / "sound.m4a", "no video stream, only a cover picture")
+        self.check(tmp_path / "cover.mp4", "no video stream, only a cover picture")
 
     def test_unknown_decoder_and_frames_out_of_range(self, tmp_path):
         render_clip(tmp_path / "clip.mp4")
