@@ -41,8 +41,9 @@ class VideoMambaVideoProcessor(BaseVideoProcessor):
     - files: paths, http(s) addresses, `bytes`, binary files that are open, items of `datasets.Video` (decoded or not),
       decoders of torchcodec;
     - frames: arrays `(frames, height, width, channels)` or `(frames, channels, height, width)`, lists of arrays of one frame
-      each, lists of Pillow's pictures, or an animated one. Whole numbers are levels in 0..255; floats are levels in 0..1, or in 0..255 if one is
-      above 1; any other range is an error. Grey is repeated for the three colours, and transparency is left out.
+      each, lists of Pillow's pictures, or an animated one. Whole numbers are levels in 0..255; floats are levels in 0..1, or
+      in 0..255 if one is above 1; any other range is an error. Grey is repeated for the three colours, and transparency is
+      left out.
 
     Returns `pixel_values` `(videos * num_clips * num_crops, num_frames, 3, height, width)`: the views of a video follow each
     other, clip by clip. [`post_process_video_classification`] joins their scores again.

@@ -25,7 +25,7 @@ from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = {  # what installs a package that `pip install .` does not bring, as in pyproject.toml
-    "train": ("accelerate", "datasets", "evaluate", "filelock", "matplotlib", "peft", "tensorboard", "timm", "tqdm", "yaml"),
+    "train": ("accelerate", "datasets", "evaluate", "matplotlib", "peft", "tensorboard", "timm", "tqdm", "yaml"),
     "demo": ("skimage", "sklearn"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "cpu": ("numba",),
