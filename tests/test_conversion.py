@@ -304,33 +304,6 @@ class TestLabels:
         (tmp_path / name).write_text(text)
         assert load_labels(str(tmp_path / name), 2) == {0: "x", 1: "y"}
 
-    @pytest.mark.parametrize(
-        ("name", "text"), [("a.json", "{oops"), ("b.json", '{"x": 0}'), ("c.json", "[1, 2]"), ("d.json", "3")]
-    )
-    def test_a_file_of_something_else_is_named(self, tmp_path, name, text):
-        (tmp_path / name).write_text(text)
-        with pytest.raises(ValueError, match=f"{name} is not a label file"):
-            load_labels(str(tmp_path / name), 2)
-
-    @pytest.mark.parametrize(
-        ("name", "content", "message"),
-        [
-            ("a.json", b'"abcdef"', "it is a str"),
-            ("a.json", b"[" * 100_000, "is not a label file"),
-            ("a.json", b'{"0": "x", "0": "y"}', "the id 0 is there twice"),
-            ("a.txt", "höhe\n".encode("latin-1"), "a.txt is not a label file"),
-            ("a.txt", b"x\ny\nx\n", "names two classes 'x', 0 and 2"),
-        ],
-    )
-    def test_a_file_that_would_be_misread(self, tmp_path, name, content, message):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=message):
-            load_labels(str(tmp_path / name))
-
-    def test_a_byte_order_mark_is_not_a_part_of_the_first_name(self, tmp_path):
-        (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfx\ny\n")
-        assert load_labels(str(tmp_path / "a.txt")) == {0: "x", 1: "y"}
-
     def test_a_wrong_number_is_an_error(self, tmp_path):
         (tmp_path / "few.txt").write_text("x\ny\n")
         with pytest.raises(ValueError, match="names 2 labels, 6 are wanted"):

@@ -10,7 +10,8 @@ README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
-    "benchmark", ["cpu", "bulk_classification", "kernel_resources", "data_loading", "masked_pretraining", "pretraining"]
+    "benchmark",
+    ["cpu", "bulk_classification", "kernel_resources", "data_loading", "masked_pretraining", "pretraining", "small_data"],
 )
 def test_its_tables_are_the_saved_results(benchmark):
     _, *parts = (ROOT / f"benchmarks/results/{benchmark}.md").read_text().strip().split("\n\n")
