@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.utils.data import DataLoader
 from transformers import AutoModelForVideoClassification
 
@@ -178,6 +179,17 @@ class TestRunCommand:
             command.run_command(lambda: signal.raise_signal(signal.SIGINT))
         assert ending.value.code == 130
         assert capsys.readouterr().err == "interrupted: the same command goes on\n"
+
+    def test_a_launcher_of_processes_is_interrupted_as_well(self, capsys, monkeypatch):
+        monkeypatch.setattr(command, "_after_interruption", "")
+
+        def launch():
+            raise SignalException("Process 1 got signal: 2", sigval=signal.Signals.SIGINT)
+
+        with pytest.raises(SystemExit) as ending:
+            command.run_command(launch)
+        assert ending.value.code == 130
+        assert capsys.readouterr().err == "interrupted\n"
 
     def test_a_script_that_another_one_started_has_said_what_is_wrong(self, capsys):
         with pytest.raises(SystemExit) as ending:

@@ -15,6 +15,7 @@ import dis
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -81,9 +82,10 @@ def report(error: BaseException) -> int | None:
         time.sleep(SECONDS_FOR_THE_FIRST)
     if sys.flags.dev_mode:
         return None
-    if isinstance(error, KeyboardInterrupt):
+    signal_number = getattr(error, "sigval", signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
+    if signal_number is not None:  # `sigval` is torch.distributed's, whose launcher turns signals into exceptions
         _print(f"interrupted{_after_interruption}")
-        return 130
+        return 128 + signal_number
     if isinstance(error, subprocess.CalledProcessError):  # a script that another one started has said what is wrong
         return error.returncode if error.returncode > 0 else 1
     if type(error).__name__ == "ChildFailedError":  # as above, a process of torch.distributed
