@@ -60,7 +60,7 @@ def test_classify_video_searches_folders_and_draws_what_it_saw(tmp_path):
     assert process.returncode == 0, process.stderr
     named = [line.split(": ")[0] for line in process.stdout.splitlines() if "view(s)" in line]
     assert named == [f"{tmp_path}/videos/b.MP4", f"{tmp_path}/videos/jumps/a.mkv", CLIP]
-    assert process.stderr == ""  # no progress bar out of a terminal
+    assert process.stderr == f"{tmp_path}/videos: 2 videos, 1 other file passed over (.txt)\n"  # and no progress bar
     assert Image.open(picture).height > 3 * 100  # a row for each
 
 
