@@ -215,7 +215,7 @@ class TestTheIndex:
         assert "2 of 6 cannot be read" in printed.out
         known = entries(tmp_path / "index")
         assert known["1.gif"]["error"].startswith("Cannot decode the video")
-        assert known["link.mp4"]["error"].startswith("No such video file")
+        assert known["link.mp4"]["error"].endswith("nowhere.mp4, which does not exist.")
         assert sum(encoded) == 4
 
         index_videos(videos, model, tmp_path / "index")

@@ -347,7 +347,9 @@ class TestModel:
         with torch.no_grad():  # how many states are kept for a backward pass depends on the batch
             program = torch.export.export(model, (pixel_values,), dynamic_shapes=({0: torch.export.Dim("batch")},))
         called = [str(node.target) for node in program.graph.nodes if "triton" in str(node.target)]
-        assert [called.count(f"videomamba.{name}_triton.default") for name in ("selective_scan", "causal_conv1d")] == [2, 2]
+        assert [
+            called.count(f"modeling_videomamba.{name}_triton.default") for name in ("selective_scan", "causal_conv1d")
+        ] == [2, 2]
         one = pixel_values[:1]
         with torch.no_grad():
             assert_same(program.module()(one).last_hidden_state, model(one).last_hidden_state, 1e-6)
