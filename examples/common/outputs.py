@@ -30,7 +30,8 @@ class _Hold(NamedTuple):
     process: int
 
 
-_held: dict[str, _Hold] = {}  # by absolute path
+# By place: the lock, its file, whether this process made the directory, and the process, which a fork is not.
+_held: dict[str, tuple[FileLock, os.stat_result, bool, int]] = {}
 
 
 def hold(directory: str | Path) -> None:
