@@ -1,6 +1,6 @@
 """Videos a second of bulk inference, with one process of one thread and with two.
 
-    python benchmarks/bulk_classification.py
+    python -m benchmarks.bulk_classification
 
 examples/classify_many_videos.py is run as a person runs it, with a VideoMamba-Ti of random weights, on copies of a rendered
 clip of 10 seconds (340 x 256 pixels, H.264), of which it takes 8 frames of 224 pixels. The script's own figure counts from the
@@ -19,14 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a clone, installed or not
-
 from benchmarks.common import RESULTS, provenance
 from benchmarks.data_loading import render
-from conversion.converter import save
 from modeling_videomamba import VideoMambaConfig, VideoMambaForVideoClassification
+from modeling_videomamba.checkpoints.converter import save
 
 
 def classify(model: Path, videos: Path, num_processes: int) -> tuple[float, float]:
@@ -34,7 +30,7 @@ def classify(model: Path, videos: Path, num_processes: int) -> tuple[float, floa
     count = len(list(videos.iterdir()))
     with tempfile.TemporaryDirectory() as output_dir:
         options = {"model": model, "videos": videos, "output_dir": output_dir, "num_processes": num_processes}
-        command = [sys.executable, ROOT / "examples/classify_many_videos.py"]
+        command = [sys.executable, "-m", "modeling_videomamba.commands", "classify-many"]
         start = time.perf_counter()
         process = subprocess.run(
             [*command, *(part for name, value in options.items() for part in (f"--{name}", str(value)))],

@@ -1,7 +1,7 @@
 """The scan, whole models and long videos on this machine's CPU: against matrix products, a loop in Python, and attention.
 
-    python benchmarks/cpu.py               # tables and plots into benchmarks/results/cpu*, in about half an hour
-    python benchmarks/cpu.py --dry-run     # the same at toy sizes, to see that the script works
+    python -m benchmarks.cpu               # tables and plots into benchmarks/results/cpu*, in about half an hour
+    python -m benchmarks.cpu --dry-run     # the same at toy sizes, to see that the script works
 
 Everything is in fp32 unless it says otherwise. What is compared is timed in turn in one process, which it has to itself;
 numbers are medians. The peers are transformers' own classes: TimeSformer-Ti with joint attention over space and time, as it is
@@ -11,7 +11,6 @@ and through PyTorch's scaled dot product (SDPA), and VideoMAE-S, which has SDPA 
 import argparse
 import json
 import multiprocessing
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,9 +20,6 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from benchmarks import cpu_models, cpu_scan
 from benchmarks.common import RESULTS, provenance, save_figure, table

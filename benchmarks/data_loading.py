@@ -1,6 +1,6 @@
 """Clips a second that data loading delivers, from a video file to a batch, with 1 and 2 worker processes.
 
-    python benchmarks/data_loading.py
+    python -m benchmarks.data_loading
 
 Files are rendered: 340 x 256 pixels, 30 frames a second, H.264 with x264's own keyframe interval (at most 250 frames), as data
 sets of short clips are commonly stored. A clip has 16 frames of 224 pixels. "Training" is the recipes' augmentation of S and M
@@ -11,7 +11,6 @@ column compares with training steps of VideoMamba-Ti on the same machine, withou
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,15 +22,12 @@ from datasets import Dataset
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
-
 from benchmarks.common import RESULTS, medians, provenance
-from examples.common import clips as clips_module
-from examples.common.augmentation import training_transform
-from examples.common.clips import ClipCollator, EvaluationViews, TrainingClips, UnreadableFiles
-from examples.common.frame_sampling import FRAME_SAMPLINGS
 from modeling_videomamba import VideoMambaConfig, VideoMambaForVideoClassification, VideoMambaVideoProcessor
+from modeling_videomamba.data import clips as clips_module
+from modeling_videomamba.data.augmentation import training_transform
+from modeling_videomamba.data.clips import ClipCollator, EvaluationViews, TrainingClips, UnreadableFiles
+from modeling_videomamba.data.frame_sampling import FRAME_SAMPLINGS
 from modeling_videomamba.video_decoding import decode_video, torchcodec_is_usable
 
 

@@ -1,7 +1,7 @@
 """The scan and the models on this machine's GPU: against mamba_ssm, against attention, against what the card can do.
 
-    python benchmarks/gpu.py               # tables, plots and raw numbers into benchmarks/results/gpu*
-    python benchmarks/gpu.py --dry-run     # the same on a CPU at toy sizes, to see that the script works
+    python -m benchmarks.gpu               # tables, plots and raw numbers into benchmarks/results/gpu*
+    python -m benchmarks.gpu --dry-run     # the same on a CPU at toy sizes, to see that the script works
 
 Nothing is built. Without mamba_ssm's CUDA extension its columns stay empty; `benchmarks/build_mamba_ssm.sh` builds it. What is
 compared is timed in turn, in one run; numbers are medians.
@@ -9,7 +9,6 @@ compared is timed in turn, in one run; numbers are medians.
 
 import argparse
 import json
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -21,9 +20,6 @@ import triton.language as tl
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from benchmarks import gpu_models, gpu_operator
 from benchmarks.common import RESULTS, medians, provenance, save_figure, table

@@ -1,6 +1,6 @@
 """What each Triton kernel asks of an NVIDIA card, from the compiled code: no card needed.
 
-    python benchmarks/kernel_resources.py
+    python -m benchmarks.kernel_resources
 
 Registers of a thread and bytes that it spills; of the innermost loop, the instructions, those for an exponential of the
 recurrence, and the shuffles. An SM of Ampere or Hopper can start instructions of 128 threads a cycle, but exponentials of 16
@@ -10,7 +10,6 @@ only: with up to 8 instructions for one exponential these bind, with more the in
 import argparse
 import re
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -18,9 +17,6 @@ from pathlib import Path
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from benchmarks.common import RESULTS, provenance
 from modeling_videomamba import causal_conv1d_triton, selective_scan_triton_kernels

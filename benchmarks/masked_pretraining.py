@@ -1,6 +1,6 @@
 """Time and memory of a step of masked pretraining, against the same model on all patches: M, 8 frames of 224 pixels.
 
-    python benchmarks/masked_pretraining.py
+    python -m benchmarks.masked_pretraining
 
 A step is forward, backward and AdamW. Memory is what it takes at its peak beyond weights, gradients and the optimizer's state,
 which are there before and the same for all; measured in a process of its own. "With teacher" adds the forward pass of a CLIP
@@ -9,20 +9,16 @@ ViT-B/16 (random weights) on all patches, which a mask cannot make cheaper.
 
 import argparse
 import multiprocessing
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
-
 from benchmarks.common import RESULTS, extra_memory, medians, provenance
-from examples.common.masking import draw_noise, mask_patches
-from examples.common.teachers import ClipTeacher
 from modeling_videomamba import VideoMambaConfig, VideoMambaForPreTraining
+from modeling_videomamba.data.masking import draw_noise, mask_patches
+from modeling_videomamba.training.teachers import ClipTeacher
 
 
 CLIP_B16 = {

@@ -1,12 +1,11 @@
 """An exported classifier in onnxruntime on a CPU, against the model in PyTorch: Ti, 8 frames of 224 pixels, batch 1, fp32.
 
-    pip install ".[cpu,export]" && python benchmarks/onnx_cpu.py
+    pip install ".[cpu,export]" && python -m benchmarks.onnx_cpu
 
 ONNX has no operator for the scan. In its place it has a loop over the steps, of six elementary operators each.
 """
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
@@ -14,12 +13,9 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
-
 from benchmarks.common import RESULTS, medians, provenance
-from examples.export_video_classifier import export, load
 from modeling_videomamba import VideoMambaConfig, VideoMambaForVideoClassification
+from modeling_videomamba.commands.export import export, load
 
 
 def main() -> None:

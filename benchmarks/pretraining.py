@@ -1,6 +1,6 @@
 """What self-distillation and each of the five masks do to accuracy, at equal compute, on small real data, with three seeds.
 
-    OMP_NUM_THREADS=1 python benchmarks/pretraining.py WORK_DIR
+    OMP_NUM_THREADS=1 python -m benchmarks.pretraining WORK_DIR
 
 The data are handwritten digits before photographs, none of which is in two splits (examples/render_digits.py). Images: a
 student is trained from scratch and distilled from a smaller model; without a teacher it also gets as many more epochs as the
@@ -26,18 +26,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.video_utils import VideoMetadata
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
-
 from benchmarks.common import RESULTS, provenance
-from examples import finetune_video_classification, masked_pretraining, pretrain_image_classification, self_distillation
-from examples.common import clips
-from examples.common.arguments import read_recipe
-from examples.common.masking import MASK_TYPES
-from examples.common.settings import check_settings
-from examples.common.teachers import load_clip
 from modeling_videomamba import VideoMambaConfig
+from modeling_videomamba.commands import distill as distill_command
+from modeling_videomamba.commands import finetune as finetune_command
+from modeling_videomamba.commands import pretrain_images, pretrain_masked
+from modeling_videomamba.data import clips
+from modeling_videomamba.data.masking import MASK_TYPES
 from modeling_videomamba.flop_counter import count_flops
+from modeling_videomamba.training.recipe import read_recipe
+from modeling_videomamba.training.settings import check_settings
+from modeling_videomamba.training.teachers import load_clip
 from modeling_videomamba.video_decoding import decode_video
 
 
@@ -89,12 +88,12 @@ def accuracy(output_dir: Path) -> float:
 def run_images(work: Path, seed: int) -> dict[str, float]:
     data = {"data": work / "images", "seed": seed}
     out = work / "runs" / f"images-{seed}"
-    scratch = {"script": pretrain_image_classification, "recipe": "digits-images"} | data
+    scratch = {"script": pretrain_images, "recipe": "digits-images"} | data
     longer = IMAGES["num_train_epochs"] * (1 + flops(SMALL, None) / (3 * flops(LARGE, None)))
     run(**scratch, output_dir=out / "small")
     run(**scratch, model_config=LARGE, output_dir=out / "large")
     run(**scratch, model_config=LARGE, num_train_epochs=longer, output_dir=out / "longer")
-    distilled = {"script": self_distillation, "recipe": "digits-distillation", "teacher": out / "small"} | data
+    distilled = {"script": distill_command, "recipe": "digits-distillation", "teacher": out / "small"} | data
     run(**distilled, output_dir=out / "distilled")
     return {
         "the teacher, small": accuracy(out / "small"),
@@ -106,7 +105,7 @@ def run_images(work: Path, seed: int) -> dict[str, float]:
 
 def run_clips(work: Path, seed: int, mask_type: str | None) -> dict[str, float]:
     out = work / "runs" / f"clips-{seed}"
-    finetuning = {"script": finetune_video_classification, "recipe": "digits-finetuning", "data": work / "few_labels"}
+    finetuning = {"script": finetune_command, "recipe": "digits-finetuning", "data": work / "few_labels"}
     finetuning["seed"] = seed
     if mask_type is None:
         run(**finetuning, model_config=CLIP_STUDENT, output_dir=out / "scratch")
@@ -114,7 +113,7 @@ def run_clips(work: Path, seed: int, mask_type: str | None) -> dict[str, float]:
         run(**finetuning, model_config=CLIP_STUDENT, num_train_epochs=longer, output_dir=out / "longer")
         return {"no pretraining": accuracy(out / "scratch"), "no pretraining, longer": accuracy(out / "longer")}
     pretrained = out / f"{mask_type}-pretrained"
-    masked = {"script": masked_pretraining, "recipe": "digits-masked", "data": work / "digits/clips", "seed": seed}
+    masked = {"script": pretrain_masked, "recipe": "digits-masked", "data": work / "digits/clips", "seed": seed}
     teacher = {"teacher": work / "clip", "mask_type": mask_type}
     run(**masked, **teacher, model_config=CLIP_STUDENT, output_dir=pretrained)
     run(**finetuning, model=pretrained, output_dir=out / mask_type)
@@ -143,7 +142,8 @@ def finetuning_epochs_worth_pretraining(work: Path) -> float:
 
 def prepare(work: Path) -> None:
     """Renders the data and trains the CLIP teacher, and puts the test split where scripts look for the validation split."""
-    from examples import render_digits, train_small_clip
+    from examples import train_small_clip
+    from examples.demos import render_digits
 
     for script, arguments, result in (
         (render_digits, [work / "digits"], work / "digits/few_labels/test.csv"),

@@ -1,6 +1,6 @@
 """A classifier's forward pass on a CPU in lower precision, against fp32: S, 8 frames of 224 pixels, batch 1, random weights.
 
-    pip install torchao && python benchmarks/quantisation_cpu.py
+    pip install torchao && python -m benchmarks.quantisation_cpu
 
 int8 is what torchao and `torch.ao.quantization` make of the blocks' linear layers, which hold nine tenths of the weights: of
 weights alone or, at every call, of activations too. The rest stays in fp32 or bf16. "Compiled" is `torch.compile` of every
@@ -10,7 +10,6 @@ block. The error is the largest of the logits, relative to the largest logit.
 import argparse
 import copy
 import io
-import sys
 import warnings
 from pathlib import Path
 
@@ -19,9 +18,6 @@ import torchao
 from torch import Tensor, nn
 from torch.ao.quantization import quantize_dynamic
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
 
 from benchmarks.common import RESULTS, medians, provenance
 from benchmarks.models import to_bf16

@@ -1,6 +1,6 @@
 """What fine-tuning on a small folder of one's own reaches: the script's defaults, and those of the paper's recipes.
 
-    pip install ".[demo]" && OMP_NUM_THREADS=1 python benchmarks/small_data.py WORK_DIR
+    pip install ".[demo]" && OMP_NUM_THREADS=1 python -m benchmarks.small_data WORK_DIR
 
 Eight movements of a camera are to be told apart (examples/render_demo_clips.py) from 10, 20 and 40 clips each. Training starts
 from a small model that never saw them: it was pretrained on movements of two kinds at once, 24 of them, of the same camera.
@@ -12,21 +12,28 @@ on. What is done is kept in WORK_DIR, and a benchmark that is started again goes
 import argparse
 import contextlib
 import json
-import sys
 from collections.abc import Callable
 from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
-
 from benchmarks.common import RESULTS, provenance
-from examples import evaluate_video_classification, finetune_video_classification
-from examples.render_demo_clips import CLASSES, NARROWEST, NUM_FRAMES, PHOTOGRAPHS, WIDEST_RANGE, cut, draw_path, load, vary
-from examples.render_demo_clips import render as render_frames
-from examples.render_demo_clips import write as write_clip
+from examples.demos.render_demo_clips import (
+    CLASSES,
+    NARROWEST,
+    NUM_FRAMES,
+    PHOTOGRAPHS,
+    WIDEST_RANGE,
+    cut,
+    draw_path,
+    load,
+    vary,
+)
+from examples.demos.render_demo_clips import render as render_frames
+from examples.demos.render_demo_clips import write as write_clip
+from modeling_videomamba.commands import evaluate as evaluate_command
+from modeling_videomamba.commands import finetune as finetune_command
 
 
 SIZES = (10, 20, 40)  # clips of a class
@@ -74,9 +81,9 @@ def accuracy(work: Path, start: Path, data: Path, test: Path, options: list[str]
     if not (work / "results/results.json").exists():
         same = ["--dataloader_num_workers", 0, "--report_to", "none", "--save_total_limit", 1]  # as fast as it gets here
         model = ["--model", start, "--data", data, "--output_dir", work / "model", "--seed", SEED]
-        call(finetune_video_classification.main, work / "log.txt", *model, *options, *same)
+        call(finetune_command.main, work / "log.txt", *model, *options, *same)
         evaluation = ["--model", work / "model", "--data", test, "--output_dir", work / "results", "--num_workers", 0]
-        call(evaluate_video_classification.main, work / "log.txt", *evaluation)
+        call(evaluate_command.main, work / "log.txt", *evaluation)
     return json.loads((work / "results/results.json").read_text())["accuracy"]
 
 
@@ -102,7 +109,7 @@ def main() -> None:
     if not (start / "model.safetensors").exists():
         pretraining = render(work / "pretraining", two, PRETRAINING_CLIPS, "train", part=1)
         options = ["--recipe", "demo", "--num_train_epochs", PRETRAINING_EPOCHS, "--data", pretraining, "--output_dir", start]
-        call(finetune_video_classification.main, work / "log.txt", *options, "--dataloader_num_workers", 0)
+        call(finetune_command.main, work / "log.txt", *options, "--dataloader_num_workers", 0)
 
     accuracies = {}
     for size, name in product(SIZES, DEFAULTS):

@@ -9,11 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
-
-from conversion.model_card import released_model_card
-from conversion.released import load_released
+from modeling_videomamba.checkpoints.model_card import released_model_card
+from modeling_videomamba.checkpoints.released import load_released
 
 
 ROOT = Path(__file__).resolve().parents[1]

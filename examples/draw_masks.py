@@ -5,26 +5,17 @@
 Without a --teacher, the attention-guided mask, which needs one, is left out.
 """
 
-import sys
-from pathlib import Path
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
-
-from examples.common.command import ArgumentParser, run_command
-
-
-# isort: split
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from examples.common.answer_picture import MOST_FRAMES, frame_strip
-from examples.common.arguments import Help
-from examples.common.masking import MASK_TYPES, draw_noise, mask_patches
-from examples.common.teachers import ClipTeacher, load_clip
 from modeling_videomamba import VideoMambaVideoProcessor
+from modeling_videomamba.commands.command_line import run_command
+from modeling_videomamba.commands.parser import ArgumentParser, Help
+from modeling_videomamba.data.masking import MASK_TYPES, draw_noise, mask_patches
+from modeling_videomamba.inference.answer_picture import MOST_FRAMES, frame_strip
+from modeling_videomamba.training.teachers import ClipTeacher, load_clip
 
 
 def visible_part(clip: Tensor, masked: Tensor, patch_size: int) -> Tensor:

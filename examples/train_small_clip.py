@@ -6,24 +6,18 @@ Every class is a text, its folder's name; an image is to be nearer to its own te
 but a trial take a CLIP that has seen the world, `--teacher openai/clip-vit-base-patch16`.
 """
 
-import sys
 from pathlib import Path
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a clone, installed or not
-
-from examples.common.command import ArgumentParser, run_command
-
-
-# isort: split
 import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 from transformers import CLIPConfig, CLIPModel, set_seed
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from examples.common.images import read_image
-from examples.common.media_lists import label_names, load_media
+from modeling_videomamba.commands.command_line import run_command
+from modeling_videomamba.commands.parser import ArgumentParser
+from modeling_videomamba.data.images import read_image
+from modeling_videomamba.data.media_lists import label_names, load_media
 
 
 def load_split(images: Path, split: str) -> tuple[Tensor, Tensor, list[str]]:

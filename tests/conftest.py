@@ -23,11 +23,13 @@ if not torch.cuda.is_available():
 
 from transformers import BertConfig
 
-from conversion.converter import convert, processor_for, save
 from modeling_videomamba import VideoMambaConfig, VideoMambaForVideoClassification, VideoMambaVideoTextConfig
+from modeling_videomamba.checkpoints.converter import convert, processor_for, save
 
 
 FIXTURES = Path(__file__).parent / "fixtures"
+ROOT = Path(__file__).parents[1]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # of commands, too
 
 
 def golden(case: str) -> SimpleNamespace:

@@ -16,6 +16,11 @@ ROOT = Path(__file__).parents[1]
 SMALL_MODEL = json.dumps({"hidden_size": 16, "num_hidden_layers": 2, "image_size": 32, "num_frames": 4})
 
 
+def command(name: str) -> tuple[str, ...]:
+    """What Python, or a launcher of several processes, is to run for `videomamba NAME`."""
+    return "-m", "modeling_videomamba.commands", name
+
+
 def options(data: Path, output_dir: Path, **changed) -> list[str]:
     """Options of a run of 2 epochs of steps of 4; those of `changed` win, `None` leaves an option out."""
     given = {

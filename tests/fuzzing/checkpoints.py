@@ -12,7 +12,7 @@ from numpy.random import Generator
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from conversion.converter import convert
+from modeling_videomamba.checkpoints.converter import convert
 
 from ..conftest import FIXTURES
 from .mutations import damage

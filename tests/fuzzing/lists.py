@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from numpy.random import Generator
 
-from conversion.labels import load_labels
-from examples.classify_many_videos import list_videos
-from examples.common.captions import clean_caption, load_captions
-from examples.common.media_lists import load_media
+from modeling_videomamba.checkpoints.labels import load_labels
+from modeling_videomamba.commands.classify_many import list_videos
+from modeling_videomamba.data.captions import clean_caption, load_captions
+from modeling_videomamba.data.media_lists import load_media
 
 from .mutations import damage
 from .outcomes import Case, ClearError, Fault, attempt

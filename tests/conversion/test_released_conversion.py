@@ -1,0 +1,322 @@
+"""Released checkpoints by name, from a stand-in for the hub: downloads, wrong files, no network, kills, and the way back."""
+
+import gzip
+import hashlib
+import http.server
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, BertTokenizer
+
+from modeling_videomamba import VideoMambaForImageClassification, VideoMambaForPreTraining, VideoMambaForVideoTextRetrieval
+from modeling_videomamba.checkpoints.converter import convert, save, save_official
+from modeling_videomamba.checkpoints.download import DownloadError, download
+from modeling_videomamba.checkpoints.official_layout import read_checkpoint
+from modeling_videomamba.checkpoints.released import find_released
+from modeling_videomamba.commands import convert as command_line
+from tests.conftest import FIXTURES, golden
+from tests.training_runs import command
+
+
+ROOT = Path(__file__).parents[2]
+COMMAND = command("convert")
+MANIFESTS = {
+    name: manifest
+    for file in ("manifests.json.gz", "manifests_video_text.json.gz")
+    for name, manifest in json.loads(gzip.decompress((FIXTURES / file).read_bytes())).items()
+}
+
+
+class StandInHub(http.server.ThreadingHTTPServer):
+    """Answers as the hub does when files are resolved; can break off the first transfer of every file halfway."""
+
+    def __init__(self, files: dict[str, bytes], break_off: bool = False, checksum: str | None = None):
+        super().__init__(("127.0.0.1", 0), StandInHandler)
+        self.files, self.break_off = files, break_off
+        self.checksum = checksum  # what it states for all files; their own by default
+        self.ranges = []  # the Range header of every transfer
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"HF_ENDPOINT": f"http://127.0.0.1:{self.server_port}", "HF_HUB_DISABLE_XET": "1"}
+
+
+class StandInHandler(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+    def do_HEAD(self):
+        self.respond(body=False)
+
+    def do_GET(self):
+        self.respond(body=True)
+
+    def respond(self, body: bool):
+        match = re.fullmatch(r"/(?:datasets/)?[\w-]+/[\w-]+/resolve/[\w-]+/(.+)", self.path)
+        content = self.server.files.get(match[1]) if match else None
+        if content is None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        requested = self.headers.get("Range")
+        start = int(re.match(r"bytes=(\d+)-", requested)[1]) if requested else 0
+        self.send_response(206 if start else 200)
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", f'"{self.server.checksum or hashlib.sha256(content).hexdigest()}"')
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(content) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        if body:
+            self.server.ranges.append(requested)
+            broken = self.server.break_off and len(self.server.ranges) == 1
+            self.wfile.write(content[start : len(content) // 2 if broken else None])
+            self.close_connection = True
+
+
+def official_file(manifest: str, tmp_path: Path) -> bytes:
+    """A file with random tensors of a released checkpoint's names and shapes."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = MANIFESTS[manifest]["keys"]
+    tensors = {name: 0.02 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    guesses, words = "text_encoder.cls.predictions", "text_encoder.bert.embeddings.word_embeddings.weight"
+    if words in tensors:  # under two names each
+        tensors |= {f"{guesses}.decoder.weight": tensors[words], f"{guesses}.decoder.bias": tensors[f"{guesses}.bias"]}
+    torch.save({"model": tensors}, tmp_path / "official.pth")
+    return (tmp_path / "official.pth").read_bytes()
+
+
+def run_cli(tmp_path, *args, environment=None, expect=0):
+    environment = os.environ | {"HF_HOME": str(tmp_path / "hf_home")} | (environment or {})
+    process = subprocess.run([sys.executable, *COMMAND, *map(str, args)], capture_output=True, text=True, env=environment)
+    assert process.returncode == expect, process.stderr
+    return process
+
+
+class TestDownload:
+    def test_a_broken_transfer_goes_on_where_it_stopped(self, tmp_path):
+        content = official_file("image_sm_tiny_res224_in1k", tmp_path)
+        labels = json.dumps({str(i): f"class {i}" for i in range(1000)}).encode()
+        files = {"videomamba_t16_in1k_res224.pth": content, "imagenet-1k-id2label.json": labels}
+        hub = StandInHub(files, break_off=True)
+        process = run_cli(tmp_path, "videomamba-ti-in1k", tmp_path / "model", "--verify", environment=hub.environment)
+        assert "VideoMambaForImageClassification, 7,148,008 parameters" in process.stdout
+        difference = float(re.search(r"largest difference .*: (\S+)", process.stdout)[1])
+        assert difference < 1e-4
+        assert hub.ranges[0] is None
+        resumed = [int(re.search(r"\d+", header)[0]) for header in hub.ranges[1:] if header]
+        assert 0 < resumed[0] <= len(content) // 2
+        assert "videomamba_t16_in1k_res224.pth" in process.stderr  # the progress bar
+        config = json.loads((tmp_path / "model" / "config.json").read_text())
+        assert config["id2label"]["7"] == "class 7"
+        assert config["official_revision"] == "0" * 40
+        card = (tmp_path / "model" / "README.md").read_text()
+        assert f"https://huggingface.co/OpenGVLab/VideoMamba/blob/{'0' * 40}/videomamba_t16_in1k_res224.pth" in card
+        assert f"sha256 {hashlib.sha256(content).hexdigest()}" in process.stdout
+
+        transfers = len(hub.ranges)
+        run_cli(tmp_path, "videomamba-ti-in1k", tmp_path / "again", environment=hub.environment)
+        assert len(hub.ranges) == transfers  # from the cache
+
+    @pytest.mark.slow
+    def test_a_video_text_model_with_its_tokenizer(self, tmp_path):
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(30522 - 5))]
+        BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(tmp_path / "tokenizer")
+        files = {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
+        files["config.json"] = b'{"model_type": "bert"}'
+        files["videomamba_m16_25M_f8_res224.pth"] = official_file("video_mm_umt_middle_full_pretrain_f8_res224", tmp_path)
+        hub = StandInHub(files)
+        process = run_cli(tmp_path, "videomamba-m-mm", tmp_path / "model", environment=hub.environment)
+        assert "VideoMambaForVideoTextPreTraining, 190,354,621 parameters" in process.stdout
+        assert "of the CLIP teacher" in process.stdout
+        assert len(AutoTokenizer.from_pretrained(tmp_path / "model")) == 30522
+        assert "zero-shot" in (tmp_path / "model/README.md").read_text().lower()
+        _, loading = VideoMambaForVideoTextRetrieval.from_pretrained(tmp_path / "model", output_loading_info=True)
+        assert not loading["missing_keys"]
+
+        program = "from modeling_videomamba.training.models import locate; print(locate('videomamba-m-mm'))"
+        environment = os.environ | {"HF_HOME": str(tmp_path / "hf_home")} | hub.environment
+        process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
+        by_name, converted = Path(process.stdout.split()[-1]), tmp_path / "model"
+        assert {path.name for path in by_name.iterdir()} == {path.name for path in converted.iterdir()}
+
+    def test_a_wrong_file_is_refused_and_nothing_is_left(self, tmp_path):
+        files = {"videomamba_s16_k400_f16_res224.pth": official_file("video_sm_tiny_f8_res224_400c", tmp_path)}
+        hub = StandInHub(files)
+        process = run_cli(tmp_path, "videomamba-s-k400", tmp_path / "out" / "model", environment=hub.environment, expect=2)
+        assert "videomamba_s16_k400_f16_res224.pth is not videomamba-s-k400-f16" in process.stderr
+        assert "hidden_size is 192 instead of 384" in process.stderr
+        assert "num_frames is 8 instead of 16" in process.stderr
+        assert "Traceback" not in process.stderr
+        assert not (tmp_path / "out").exists()
+
+    def test_a_file_that_the_hub_does_not_have(self, tmp_path):
+        hub = StandInHub({})
+        process = run_cli(tmp_path, "videomamba-m-k400", tmp_path / "model", environment=hub.environment, expect=2)
+        assert "videomamba_m16_k400_f16_res224.pth does not exist" in process.stderr
+        assert not (tmp_path / "model").exists()
+
+    @pytest.mark.slow
+    def test_no_network(self, tmp_path):
+        unreachable = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+        process = run_cli(tmp_path, "videomamba-m-k400", tmp_path / "model", environment=unreachable, expect=2)
+        assert "Cannot download" in process.stderr
+        assert "fetch the file another way and convert it by its path" in process.stderr
+        assert "Traceback" not in process.stderr
+
+    def test_a_name_that_does_not_exist(self, tmp_path):
+        process = run_cli(tmp_path, "videomamba-m-k40", tmp_path / "model", expect=2)
+        assert "There is no released checkpoint 'videomamba-m-k40'. The closest names are videomamba-m-k400" in process.stderr
+
+    def test_all_goes_on_after_failures_and_reports(self, tmp_path):
+        hub = StandInHub({"videomamba_t16_in1k_res224.pth": official_file("image_sm_tiny_res224_in1k", tmp_path)})
+        process = run_cli(tmp_path, "--all", tmp_path / "models", environment=hub.environment, expect=1)
+        assert [path.name for path in (tmp_path / "models").iterdir()] == ["videomamba-ti-in1k"]
+        report = process.stdout.split("report\n")[1].splitlines()
+        assert len(report) == 63
+        assert sum("failed: " in line for line in report) == 62
+
+    def test_list(self, tmp_path):
+        printed = run_cli(tmp_path, "--list").stdout
+        assert printed.count("video-classification") == 48
+        assert re.search(r"videomamba-m-k400 +videomamba-m-k400-f16", printed)
+
+
+class TestWhatTheHubStates:
+    """The file in the cache is compared with the checksum, which is the name of its blob there."""
+
+    @pytest.fixture
+    def cached(self, tmp_path, monkeypatch):
+        """Puts a file into a cache, under the checksum that the hub states for it."""
+
+        def put(content: bytes, stated: str) -> None:
+            blob, link = tmp_path / "blobs" / stated, tmp_path / "snapshots" / "f3427e4" / "official.pth"
+            for path in (blob, link):
+                path.parent.mkdir(parents=True)
+            blob.write_bytes(content)
+            link.symlink_to(blob)
+            monkeypatch.setattr("modeling_videomamba.checkpoints.download.hf_hub_download", lambda *args: str(link))
+
+        return put
+
+    def test_is_what_the_file_is(self, cached):
+        stated = hashlib.sha256(b"weights").hexdigest()
+        cached(b"weights", stated)
+        file = download(find_released("videomamba-ti-in1k"))
+        assert (file.path.name, file.revision, file.sha256) == ("official.pth", "f3427e4", stated)
+
+    @pytest.mark.parametrize("content", [b"wefghts", b"weight", b""])
+    def test_is_not_what_the_file_is(self, cached, tmp_path, content):
+        cached(content, hashlib.sha256(b"weights").hexdigest())
+        with pytest.raises(DownloadError, match=rf"{tmp_path}/blobs/.* is damaged: .*Delete the file and try again"):
+            download(find_released("videomamba-ti-in1k"))
+
+    def test_is_no_sha256(self, cached):
+        cached(b"weights", "W0123-weak-tag")
+        assert download(find_released("videomamba-ti-in1k")).sha256 is None
+
+    @pytest.mark.slow
+    def test_a_file_that_changed_on_its_way(self, tmp_path):
+        hub = StandInHub({"videomamba_t16_in1k_res224.pth": b"changed"}, checksum=hashlib.sha256(b"sent").hexdigest())
+        process = run_cli(tmp_path, "videomamba-ti-in1k", tmp_path / "model", environment=hub.environment, expect=2)
+        assert re.search(r"error: .* is damaged: its sha256 is .*, the hub states", process.stderr)
+        assert not (tmp_path / "model").exists()
+
+
+class TestKill:
+    @pytest.mark.slow
+    def test_no_half_directory_whenever_it_is_killed(self, tmp_path):
+        (tmp_path / "checkpoint.pth").write_bytes(official_file("image_sm_tiny_res224_in1k", tmp_path))
+        command = [sys.executable, *COMMAND, tmp_path / "checkpoint.pth"]
+        start = time.monotonic()
+        subprocess.run([*map(str, command), str(tmp_path / "whole")], check=True, capture_output=True)
+        duration = time.monotonic() - start
+        complete = {path.name for path in (tmp_path / "whole").iterdir()}
+        for i in range(4):
+            output = tmp_path / f"killed{i}"
+            process = subprocess.Popen([*map(str, command), str(output)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(duration * (0.7 + 0.08 * i))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            assert not output.exists() or {path.name for path in output.iterdir()} == complete
+            shutil.rmtree(output, ignore_errors=True)
+        subprocess.run([*map(str, command), str(output)], check=True, capture_output=True)
+        assert not list(tmp_path.glob(f".{output.name}-*"))
+
+
+class TestMemory:
+    def test_peak_is_a_small_multiple_of_the_checkpoint(self, tmp_path):
+        """Weights are mapped from the file, given to the model as they are, and written shard by shard."""
+        (tmp_path / "m.pth").write_bytes(official_file("video_sm_middle_f16_res224_400c", tmp_path))
+        script = f"""
+import resource, sys
+sys.path.insert(0, {str(ROOT)!r})
+from modeling_videomamba.checkpoints.converter import convert, save
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+save(convert({str(tmp_path / "m.pth")!r})[0], {str(tmp_path / "model")!r}, card="")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+        process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        kibibytes = int(process.stdout.splitlines()[-1])
+        assert kibibytes * 1024 < 2.5 * (tmp_path / "m.pth").stat().st_size
+
+
+class TestBackAgain:
+    @pytest.mark.parametrize(
+        ("case", "overrides"),
+        [("video_cls_base", {}), ("image_cls_base", {}), ("pretrain_k3_random", {}), ("video_cls_layernorm", {})],
+    )
+    def test_round_trip_is_exact(self, tmp_path, case, overrides):
+        checkpoint = golden(case).checkpoint
+        save(convert(checkpoint, overrides)[0], tmp_path / "model", card="")
+        save_official(tmp_path / "model", tmp_path / "official.pth")
+        ours, theirs = read_checkpoint(tmp_path / "official.pth"), load_file(checkpoint)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+    def test_command_line(self, tmp_path):
+        save(convert(golden("image_cls_base").checkpoint)[0], tmp_path / "model", card="")
+        process = run_cli(tmp_path, "--to-official", tmp_path / "model", tmp_path / "official.pth")
+        assert "an official-layout state dict under 'model'" in process.stdout
+        process = run_cli(tmp_path, tmp_path / "official.pth", tmp_path / "again")
+        assert VideoMambaForImageClassification.__name__ in process.stdout
+
+
+class TestUpload:
+    def test_creates_the_repository_and_uploads_the_directory(self, tmp_path, monkeypatch):
+        calls = []
+
+        class Api:
+            def create_repo(self, repo_id, exist_ok):
+                calls.append(("create", repo_id, exist_ok))
+                return type("Url", (), {"repo_id": repo_id})
+
+            def upload_folder(self, repo_id, folder_path):
+                calls.append(("upload", repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
+                return "address"
+
+        monkeypatch.setattr(command_line, "HfApi", Api)
+        checkpoint = str(golden("pretrain_k1").checkpoint)
+        monkeypatch.setattr(sys, "argv", ["convert", checkpoint, str(tmp_path / "model"), "--push-to-hub", "me/model"])
+        command_line.main()
+        assert calls[0] == ("create", "me/model", True)
+        assert calls[1][:2] == ("upload", "me/model")
+        assert {"README.md", "config.json", "model.safetensors", "modeling_videomamba.py"} <= set(calls[1][2])
+        assert VideoMambaForPreTraining.from_pretrained(tmp_path / "model").config.num_aligned_layers == 1

@@ -1,0 +1,69 @@
+"""The trained retrieval demo: what it finds, and that its card says so."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from examples.demos import render_captioned_clips
+from examples.demos.render_captioned_clips import caption
+from modeling_videomamba import VideoMambaForVideoTextRetrieval
+from modeling_videomamba.checkpoints.by_name import DEMO_MODELS
+from modeling_videomamba.commands import evaluate_retrieval
+from modeling_videomamba.commands import search as search_command
+from tests.training_runs import ROOT
+
+
+MODEL, CLIPS = DEMO_MODELS / "videomamba-retrieval-demo", ROOT / "examples/retrieval_demo_clips"
+CAPTIONS = {clip.name: caption(*clip.stem.split("-")[:2]) for clip in sorted(CLIPS.iterdir())}
+
+
+def test_sentences_find_the_bundled_clips(tmp_path, capsys):
+    index = str(tmp_path / "index")
+    search_command.main(["index", str(CLIPS), "--model", str(MODEL), "--index", index])
+    capsys.readouterr()
+    found = []
+    for sentence in CAPTIONS.values():
+        search_command.main(["search", sentence, "--index", index, "--top", "1"])
+        found.append(capsys.readouterr().out.strip().split("/")[-1])
+    assert sum(name == expected for name, expected in zip(found, CAPTIONS)) >= 0.8 * len(CAPTIONS) > 10
+
+
+def test_new_clips_are_found_both_ways(tmp_path, monkeypatch):
+    """100 clips of another seed, each with a caption of its own; chance is 1 %."""
+    monkeypatch.setattr(render_captioned_clips, "CLIPS_PER_CAPTION", {"train": 1, "test": 1})
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "clips"), "--seed", "1"])  # and 120 that are not looked at
+    render_captioned_clips.main()
+    results = tmp_path / "results"
+    data = ["--data", str(tmp_path / "clips/test.json"), "--num_workers", "0"]
+    evaluate_retrieval.main(["--model", str(MODEL), *data, "--output_dir", str(results)])
+    metrics = json.loads((results / "metrics.json").read_text())
+    assert metrics["num_videos"] == 100
+    for way in ("text_to_video", "video_to_text"):
+        assert metrics[f"{way}_r1"] >= 0.5
+        assert metrics[f"dual_{way}_r1"] >= 0.5
+
+
+def test_it_is_small_and_complete():
+    assert sum(file.stat().st_size for file in MODEL.iterdir()) <= 12e6
+    _, loading = VideoMambaForVideoTextRetrieval.from_pretrained(MODEL, output_loading_info=True)
+    assert not any(loading.values()), loading
+
+
+def test_its_card_has_at_least_sixty_percent_in_the_first_place():
+    rows = [line for line in (MODEL / "README.md").read_text().splitlines() if line.startswith(("| text", "| video"))]
+    assert len(rows) == 4
+    assert all(float(row.split("|")[2]) >= 60 for row in rows)
+
+
+@pytest.mark.slow
+def test_one_command_makes_it_again(tmp_path):
+    script = [sys.executable, "-m", "examples.demos.train_retrieval_demo", str(tmp_path)]
+    command = [*script, "--clips-per-caption", "1", "--epochs", "2"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    for folder in (MODEL, CLIPS):
+        made = {path.name for path in (tmp_path / folder.name).iterdir()}
+        assert made == {path.name for path in folder.iterdir()}
+    assert "text to video, dual encoder alone" in process.stdout
