@@ -5,7 +5,8 @@
 
 A list is `[{"video": PATH, "caption": TEXT or [TEXT, ...]}, ...]`; of several captions, every epoch draws one. The losses of
 --validation, a list that is not trained on, show when to stop; recalls are measured by `videomamba evaluate-retrieval`. The
-defaults are for a small list; `--recipe retrieval` has the reference's values. An interrupted run goes on from its last checkpoint.
+defaults are for a small list; `--recipe retrieval` has the reference's values. An interrupted run goes on from its last
+checkpoint.
 Source: the reference's `video_mm/tasks/retrieval.py`, whose weights are in bf16 (`--pure_bf16`).
 """
 

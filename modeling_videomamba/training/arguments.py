@@ -1,7 +1,8 @@
-"""What the scripts can be told, on the command line or in a recipe: a YAML file of the same names.
+"""What training can be told, on the command line or in a recipe: a YAML file of the same names.
 
 Defaults are what a small data set on one machine needs. The paper's values are in the recipes: `--recipe NAME` reads
-`recipes/NAME.yaml`, which may start from another one, its `base`; what recipes of one kind share is in `recipes/base`. Whatever else the command line says wins over a recipe.
+`recipes/NAME.yaml`, which may start from another one, its `base`. What recipes of one kind share is in `recipes/base`. All
+else that the command line says wins over a recipe.
 """
 
 import sys

@@ -1,0 +1,94 @@
+"""Plants every fault of `tests/faults/*.toml`, one at a time, and runs the tests that should catch it.
+
+    python -m tests.faults                          all of them
+    python -m tests.faults scan --only "last group" those of scan.toml whose names contain the words
+
+A fault is a table of `name`, `file`, `old`, `new` and `tests`. `old`, which the file must hold exactly once, becomes `new`:
+one of the `tests` (arguments of pytest) must fail then. Each is planted in a copy of the checkout, so nothing here changes. Exit
+status 1 if a fault was not caught.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+ROOT = Path(__file__).resolve().parents[2]
+LEFT_OUT = shutil.ignore_patterns(".git", "__pycache__", "build", "*.egg-info", ".*_cache", "model_cards")
+
+
+@dataclass(frozen=True)
+class Fault:
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def load(subjects: list[str]) -> list[Fault]:
+    """The faults of some files, of all if none is named.
+
+    Raises:
+        ValueError: if the code has changed, so that a fault can no longer be planted.
+    """
+    files = [Path(__file__).with_name(f"{subject}.toml") for subject in subjects]
+    tables = [
+        tomllib.loads(file.read_text(encoding="utf-8")) for file in files or sorted(Path(__file__).parent.glob("*.toml"))
+    ]
+    faults = [Fault(**fault | {"tests": tuple(fault["tests"])}) for table in tables for fault in table["fault"]]
+    for fault in faults:
+        found = (ROOT / fault.file).read_text(encoding="utf-8").count(fault.old)
+        if found != 1 or fault.old == fault.new:
+            raise ValueError(f"{fault.name}: {fault.file} holds the text to replace {found} times, not once")
+    return faults
+
+
+def plant(faults: list[Fault]) -> Iterator[tuple[Fault, bool]]:
+    """Every fault, and whether a test failed because of it."""
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(shutil.copytree(ROOT, Path(directory, "checkout"), ignore=LEFT_OUT))
+        for fault in faults:
+            file = copy / fault.file
+            sound = file.read_text(encoding="utf-8")
+            file.write_text(sound.replace(fault.old, fault.new), encoding="utf-8")
+            yield fault, _fails(copy, fault.tests)
+            file.write_text(sound, encoding="utf-8")
+
+
+def _fails(checkout: Path, tests: tuple[str, ...]) -> bool:
+    """
+    Raises:
+        RuntimeError: if pytest neither passed nor failed, such as when there are no such tests.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n", "0", *tests]
+    environment = os.environ | {"PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"}
+    process = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+    if process.returncode not in (0, 1, 2):
+        raise RuntimeError(f"{' '.join(tests)}:\n{process.stdout}{process.stderr}")
+    return process.returncode != 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("subjects", nargs="*", help="names of files, without .toml")
+    parser.add_argument("--only", default="", help="words in the names of the faults")
+    args = parser.parse_args()
+    faults = [fault for fault in load(args.subjects) if args.only in fault.name]
+    missed = 0
+    for fault, caught in plant(faults):
+        missed += not caught
+        print(f"{'caught' if caught else 'MISSED'}  {fault.name} ({fault.file})", flush=True)
+    print(f"{len(faults) - missed} of {len(faults)} faults caught")
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
