@@ -98,6 +98,7 @@ def test_the_console_command_is_installed(wheel):
 def test_an_extra_of_another_is_one_that_exists():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    named = re.findall(rf"{project['name']}\[(.+?)\]", " ".join(sum(extras.values(), [])))
+    requirements = [requirement for packages in extras.values() for requirement in packages]
+    named = re.findall(rf"{project['name']}\[(.+?)\]", " ".join(requirements))
     assert named
     assert {extra for names in named for extra in names.split(",")} <= extras.keys()
