@@ -55,6 +55,12 @@ class Repository:
     differences: tuple[str, ...]
     size: int
 
+    @property
+    def what_differs(self) -> str:
+        """The first differences, and how many more there are."""
+        first, more = ", ".join(self.differences[:3]), len(self.differences) - 3
+        return f"{first} and {more} more" if more > 0 else first
+
 
 class Publisher:
     """Publishes checkpoints in an organisation, or under the name of a user.
@@ -75,7 +81,11 @@ class Publisher:
             ) from error
         except Exception as error:  # which ones the hub's client raises without a network differs between its versions
             raise PublishingError(f"Cannot use the hub: {type(error).__name__}: {error}") from error
-        names = [user["name"], *(organisation["name"] for organisation in user.get("orgs", []))]
+        if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+            raise PublishingError(
+                "The token may only read: make one that may write, at https://huggingface.co/settings/tokens."
+            )
+        names = [user["name"], *(member["name"] for member in user.get("orgs", []) if member.get("roleInOrg") != "read")]
         if organisation not in names:
             raise PublishingError(f"The token may not write to {organisation}, only to {', '.join(names)}.")
 
@@ -110,7 +120,7 @@ class Publisher:
             return False
         if repository.state == "other" and not overwrite:
             raise PublishingError(
-                f"The repository holds something else ({_few(repository.differences)}): --overwrite replaces these files."
+                f"The repository holds something else ({repository.what_differs}): --overwrite replaces these files."
             )
         with tempfile.TemporaryDirectory() as folder:
             self._convert(checkpoint, Path(folder) / checkpoint.id)
@@ -153,7 +163,3 @@ class Publisher:
 
 def _git_checksum(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def _few(texts: tuple[str, ...], most: int = 3) -> str:
-    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")

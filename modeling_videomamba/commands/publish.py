@@ -6,12 +6,13 @@
 
 Needs a token that may write: `hf auth login`, or the environment variable HF_TOKEN. A repository that holds the checkpoint as
 this version of the package converts it is left alone, and so is one that holds anything else, unless --overwrite is given.
+One that fails does not stop the others; the exit status is 1 then.
 """
 
 import sys
 from collections import Counter
 
-from ..checkpoints.publishing import Publisher, Repository
+from ..checkpoints.publishing import Publisher
 from ..checkpoints.released import ReleasedCheckpoint, find_released, load_released
 from ..data.interruption import say_when_interrupted
 from .command_line import one_line
@@ -51,7 +52,8 @@ def preview(publisher: Publisher, checkpoints: list[ReleasedCheckpoint], overwri
         size += repository.size * is_uploaded
         failures += repository.state == "other" and not overwrite
         outcomes[STATES[repository.state]] += 1
-        print(f"{name:60s} {repository.size / 1e6:6,.0f} MB  {STATES[repository.state]}{_differences(repository)}")
+        why = f" ({repository.what_differs})" if repository.differences else ""
+        print(f"{name:60s} {repository.size / 1e6:6,.0f} MB  {STATES[repository.state]}{why}")
     print(f"\n{_summary(outcomes)}; {size / 1e9:.1f} GB to upload. Nothing was changed: --yes publishes.")
     return failures
 
@@ -81,10 +83,6 @@ def publish(publisher: Publisher, checkpoints: list[ReleasedCheckpoint], overwri
 
 def _failure(error: Exception) -> str:
     return f"failed: {type(error).__name__}: {one_line(str(error))}"
-
-
-def _differences(repository: Repository) -> str:
-    return f" ({', '.join(repository.differences)})" if repository.differences else ""
 
 
 def _summary(outcomes: Counter) -> str:

@@ -33,13 +33,16 @@ class Hub:
     """Stands in for `HfApi`. A repository is its files, by name; `calls` are those that change something."""
 
     def __init__(self):
+        self.role = "fineGrained"
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.collections: dict[str, list[str]] = {}
         self.calls: list[tuple[str, str]] = []
         self.errors: dict[tuple[str, str], BaseException] = {}
 
     def whoami(self):
-        return {"name": "someone", "orgs": [{"name": "my-lab"}, {"name": "her-lab"}]}
+        organisations = {"my-lab": "write", "her-lab": "admin", "our-readers": "read"}
+        orgs = [{"name": name, "roleInOrg": role} for name, role in organisations.items()]
+        return {"name": "someone", "orgs": orgs, "auth": {"accessToken": {"role": self.role}}}
 
     def model_info(self, repo_id, files_metadata=False):
         if repo_id == "OpenGVLab/VideoMamba":
@@ -219,6 +222,13 @@ class TestAgain:
         assert run("my-lab", VIDEOS, "--yes", "--overwrite") == 0
         assert file in files
 
+    def test_only_the_first_differences_are_listed(self, hub, capsys):
+        hub.repositories[f"my-lab/{VIDEOS}"] = {"notes.txt": b"of somebody else"}
+        assert run("my-lab", VIDEOS) == 1
+        assert "(README.md is missing, causal_conv1d_numba.py is missing, causal_conv1d_torch.py is missing and " in (
+            capsys.readouterr().out
+        )
+
     @pytest.mark.parametrize("file", ["README.md", "modeling_videomamba.py"])
     def test_so_is_one_with_another_content(self, hub, file, capsys):
         hub.repositories[f"my-lab/{IMAGES}"] = {file: b"of somebody else"}
@@ -288,9 +298,18 @@ class TestBeforeAnyWork:
             publish.main(["my-lab", "--yes"])
         assert (hub.calls, small_conversions) == ([], [])
 
-    def test_with_one_that_may_not_write_there(self, hub):
-        with pytest.raises(publishing.PublishingError, match="not write to their-lab, only to someone, my-lab, her-lab"):
-            publish.main(["their-lab", "--yes"])
+    @pytest.mark.parametrize("organisation", ["their-lab", "our-readers"])
+    def test_with_one_that_may_not_write_there(self, hub, organisation):
+        with pytest.raises(
+            publishing.PublishingError, match=rf"not write to {organisation}, only to someone, my-lab, her-lab\."
+        ):
+            publish.main([organisation, "--yes"])
+        assert hub.calls == []
+
+    def test_with_one_that_may_only_read(self, hub):
+        hub.role = "read"
+        with pytest.raises(publishing.PublishingError, match="The token may only read"):
+            publish.main(["my-lab", "--yes"])
         assert hub.calls == []
 
     def test_without_a_network(self, hub, monkeypatch):
