@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from modeling_videomamba.checkpoints.by_name import DEMO_MODELS
+
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -19,9 +21,9 @@ def test_its_tables_are_the_saved_results(benchmark):
     assert all(part in README for part in parts)
 
 
-@pytest.mark.parametrize(("model", "column"), [("demo_model", "top-1"), ("retrieval_demo_model", "R@1")])
+@pytest.mark.parametrize(("model", "column"), [("videomamba-demo", "top-1"), ("videomamba-retrieval-demo", "R@1")])
 def test_its_demos_are_those_of_the_cards(model, column):
-    card = (ROOT / f"examples/{model}/README.md").read_text()
+    card = (DEMO_MODELS / model / "README.md").read_text()
     [table] = [part for part in card.split("\n\n") if part.startswith(f"| | {column} |")]
     assert table in README
 
