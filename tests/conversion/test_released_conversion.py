@@ -141,7 +141,7 @@ class TestWhatTheHubStates:
                 path.parent.mkdir(parents=True)
             blob.write_bytes(content)
             link.symlink_to(blob)
-            monkeypatch.setattr("modeling_videomamba.checkpoints.download.hf_hub_download", lambda *args: str(link))
+            monkeypatch.setattr("modeling_videomamba.checkpoints.download.fetch", lambda *args: link)
 
         return put
 
