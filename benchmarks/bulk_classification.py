@@ -2,10 +2,9 @@
 
     python -m benchmarks.bulk_classification
 
-examples/classify_many_videos.py is run as a person runs it, with a VideoMamba-Ti of random weights, on copies of a rendered
-clip of 10 seconds (340 x 256 pixels, H.264), of which it takes 8 frames of 224 pixels. The script's own figure counts from the
-first video on; "with start-up" is the whole command, which loads libraries and model in every process. Medians of runs taken
-in turn.
+`videomamba classify-many` is run as a person runs it, with a VideoMamba-Ti of random weights, on copies of a rendered clip of
+10 seconds (340 x 256 pixels, H.264), of which it takes 8 frames of 224 pixels. The command's own figure counts from the first
+video on; "with start-up" is the whole command, which loads libraries and model in every process. Medians of runs in turn.
 """
 
 import argparse

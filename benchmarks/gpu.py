@@ -1,4 +1,4 @@
-"""The scan and the models on this machine's GPU: against mamba_ssm, against attention, against what the card can do.
+"""The scan and the models on this machine's GPU: against mamba_ssm, against attention, and against the GPU's own limits.
 
     python -m benchmarks.gpu               # tables, plots and raw numbers into benchmarks/results/gpu*
     python -m benchmarks.gpu --dry-run     # the same on a CPU at toy sizes, to see that the script works
@@ -147,7 +147,7 @@ def plot_figure_1(rows: list[dict], path: Path) -> None:
 
 
 def plot_operator(rows: list[dict], path: Path) -> None:
-    """Forward pass over length, at batch 1, with the limit of the card."""
+    """Forward pass over length, at batch 1, with the limit of the GPU."""
     dims = sorted({row["dim"] for row in rows})
     figure, axes = plt.subplots(1, len(dims), figsize=(4 * len(dims), 4), squeeze=False)
     for axis, dim in zip(axes[0], dims):
@@ -157,7 +157,7 @@ def plot_operator(rows: list[dict], path: Path) -> None:
             if f"{peer}, forward" in points[0]:
                 axis.plot(lengths, [row[f"{peer}, forward"] for row in points], marker="o", label=peer)
         limit = [max(row["limit, bytes"], row["limit, exponentials"]) for row in points]
-        axis.plot(lengths, limit, "k--", label="limit of the card")
+        axis.plot(lengths, limit, "k--", label="limit of the GPU")
         axis.set(title=f"dim {dim}, batch 1", xlabel="length", ylabel="forward, ms", xscale="log", yscale="log")
         axis.legend()
     save_figure(figure, path)
@@ -172,7 +172,7 @@ def main() -> None:
     args = parser.parse_args()
     device, dims, lengths, clips, frames_in_a_batch = "cuda", DIMS, LENGTHS, CLIPS, 128
     if args.dry_run:
-        device, dims, lengths, clips, frames_in_a_batch = "cpu", (32, 64), (17, 40), ((8, 32), (16, 32)), 16
+        device, dims, lengths, clips, frames_in_a_batch = "cpu", (32, 64), (17, 40), ((2, 32), (4, 32)), 4
     elif not torch.cuda.is_available():
         parser.error("there is no CUDA device; --dry-run shows what the script does")
     args.output.mkdir(parents=True, exist_ok=True)
@@ -210,7 +210,7 @@ def main() -> None:
 
     parts = [__doc__.splitlines()[0], "\n".join(lines)]
     if raw["operator"]:
-        title = "The scan of one block (the shortest are bound by launches, whatever the limits of the card):"
+        title = "The scan of one block (the shortest are bound by launches, whatever the limits of the GPU):"
         parts += [title, table([operator_row(row) for row in raw["operator"]])]
         plot_operator(raw["operator"], args.output / "gpu_operator.png")
     if raw["models"]:

@@ -1,4 +1,4 @@
-"""The scan of one block on a GPU, both directions with D and gate, against mamba_ssm and against what the card can do."""
+"""The scan of one block on a GPU, both directions with D and gate, against mamba_ssm and against the GPU's own limits."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What each Triton kernel asks of an NVIDIA card, from the compiled code: no card needed.
+"""What each Triton kernel asks of an NVIDIA GPU, from the compiled code: no GPU is needed.
 
     python -m benchmarks.kernel_resources
 

@@ -2,13 +2,13 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.pretraining WORK_DIR
 
-The data are handwritten digits before photographs, none of which is in two splits (examples/render_digits.py). Images: a
+The data are handwritten digits before photographs, none of which is in two splits (examples/demos/render_digits.py). Images: a
 student is trained from scratch and distilled from a smaller model; without a teacher it also gets as many more epochs as the
 teacher's forward passes cost. Clips: a student is pretrained with each mask on all clips without their labels, and fine-tuned
 on few labelled ones; without pretraining it also gets as many more epochs of fine-tuning as pretraining and its teacher cost.
 What the teachers know, they have from the labels of 4,000 images, and their own training is not counted; data and CLIP are the
-same for all seeds. Nothing is selected on the test images and clips, which give the accuracies. Every run is a call of the
-scripts in examples/, two at a time; what is done is kept in WORK_DIR, and a benchmark that is started again goes on.
+same for all seeds. Nothing is selected on the test images and clips, which give the accuracies. Every run is a command
+of `videomamba`, two at a time; what is done is kept in WORK_DIR, and a benchmark that is started again goes on.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def decode_in_memory(video: str, choose: Callable) -> tuple[torch.Tensor, VideoM
 
 
 def run(script, **options) -> None:
-    """Calls a script of examples/ unless its results are there. What it prints goes into a file beside them."""
+    """Runs a command of `videomamba` unless its results are there. What it prints goes into a file beside them."""
     clips.decode_video = decode_in_memory
     options |= WITHOUT_SELECTION
     output_dir = Path(options["output_dir"])

@@ -1,12 +1,12 @@
-"""What fine-tuning on a small folder of one's own reaches: the script's defaults, and those of the paper's recipes.
+"""What fine-tuning on a small folder of one's own reaches: the command's defaults, and those of the paper's recipes.
 
     pip install ".[demo]" && OMP_NUM_THREADS=1 python -m benchmarks.small_data WORK_DIR
 
-Eight movements of a camera are to be told apart (examples/render_demo_clips.py) from 10, 20 and 40 clips each. Training starts
-from a small model that never saw them: it was pretrained on movements of two kinds at once, 24 of them, of the same camera.
-Each run is a call of examples/finetune_video_classification.py that says model, data and seed, and for the paper
-`--recipe base/finetuning`, which holds what all its recipes share. The test clips are of photographs that nothing was trained
-on. What is done is kept in WORK_DIR, and a benchmark that is started again goes on.
+Eight movements of a camera are to be told apart (examples/demos/render_demo_clips.py) from 10, 20 and 40 clips each. Training
+starts from a small model that never saw them: it was pretrained on movements of two kinds at once, 24 of them, of the same
+camera. Each run is a call of `videomamba finetune` that says model, data and seed, and for the paper `--recipe
+base/finetuning`, which holds what all its recipes share. The test clips are of photographs that nothing was trained on. What
+is done is kept in WORK_DIR, and a benchmark that is started again goes on.
 """
 
 import argparse

@@ -36,6 +36,8 @@ from .video_decoding import decode_video
 from .video_processing_videomamba import VideoMambaVideoProcessor
 
 
+__version__ = "0.1.0"
+
 AutoConfig.register(VideoMambaConfig.model_type, VideoMambaConfig, exist_ok=True)  # the package may be imported again
 AutoModel.register(VideoMambaConfig, VideoMambaModel)
 AutoModelForVideoClassification.register(VideoMambaConfig, VideoMambaForVideoClassification)

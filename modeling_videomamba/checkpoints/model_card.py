@@ -6,6 +6,7 @@ columns of a video-text checkpoint are those of its masked phase.
 """
 
 import csv
+import shutil
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -172,13 +173,17 @@ def model_card(model: VideoMambaPreTrainedModel, name: str, source: str) -> str:
     return _card(task, [f"# {name}", what, "## Use", _snippet(task, name)])
 
 
-def released_model_card(checkpoint: ReleasedCheckpoint, revision: str | None = None) -> str:
+def released_model_card(checkpoint: ReleasedCheckpoint, revision: str | None = None, organisation: str | None = None) -> str:
     """The card of a released checkpoint: what it is, how to use it, how it was trained, what is claimed, what to beware of.
 
-    `revision`: the commit of the hub's repository that the official file was taken from, if it was.
+    Args:
+        checkpoint: a row of the table.
+        revision: the commit of the hub's repository that the official file was taken from, if it was.
+        organisation: who publishes the converted checkpoints on the hub, if anybody does; the card is then for a repository
+            there, and not for a directory.
     """
     lineage, claims = _lineage(checkpoint), _claims(checkpoint)
-    sections = [f"# {checkpoint.id}", *_what_it_is(checkpoint, revision), "## Use", *_use(checkpoint)]
+    sections = [f"# {checkpoint.id}", *_what_it_is(checkpoint, revision), "## Use", *_use(checkpoint, organisation)]
     sections += ["## How it was trained", *_training(checkpoint, lineage)]
     sections += ["## Results, as reported by the authors", *_results(checkpoint)]
     sections += ["## Limits and quirks", _limits(checkpoint, lineage)]
@@ -186,11 +191,29 @@ def released_model_card(checkpoint: ReleasedCheckpoint, revision: str | None = N
         checkpoint.task,
         sections,
         license="apache-2.0",
-        base_model=checkpoint.parent,
+        base_model=checkpoint.parent and _name(checkpoint.parent, organisation),
         datasets=list(dict.fromkeys(hub_id for row in lineage for hub_id in HUB_IDS.get(row.dataset, []))),
         model_name=checkpoint.id if claims else None,
         eval_results=claims or None,
     )
+
+
+def write_cards(directory: Path) -> None:
+    """Writes the cards of all released checkpoints, `directory/<id>/README.md`, and removes the folders of unknown ids."""
+    released = load_released()
+    for folder in directory.glob("*/"):
+        if folder.name not in released:
+            shutil.rmtree(folder)
+    for checkpoint in released.values():
+        (directory / checkpoint.id).mkdir(parents=True, exist_ok=True)
+        (directory / checkpoint.id / "README.md").write_text(released_model_card(checkpoint), encoding="utf-8", newline="\n")
+
+
+def outdated_cards(directory: Path) -> list[Path]:
+    """Cards that differ from what the tables make, are missing, or belong to no checkpoint."""
+    expected = {directory / name / "README.md": released_model_card(row) for name, row in load_released().items()}
+    found = {path: path.read_text(encoding="utf-8") for path in directory.glob("*/README.md")}
+    return sorted(path for path in expected.keys() | found.keys() if expected.get(path) != found.get(path))
 
 
 def _card(task: str, sections: list[str], **metadata) -> str:
@@ -280,7 +303,7 @@ def _what_it_is(checkpoint: ReleasedCheckpoint, revision: str | None) -> list[st
     does = {
         "image-classification": f"classifies images into the {classes} classes of {data_set}",
         "video-classification": f"classifies videos into the {classes} classes of {data_set}",
-        "masked-pretraining": f"went through masked pretraining on {data_set}: it is a start for fine-tuning, no classifier",
+        "masked-pretraining": f"went through masked pretraining on {data_set}: a start for fine-tuning, not a classifier",
         "video-text": f"finds videos by text and texts by video, together with a BERT, pretrained on {data_set}",
     }[checkpoint.task]
     what = (
@@ -310,13 +333,21 @@ def _what_it_is(checkpoint: ReleasedCheckpoint, revision: str | None) -> list[st
     return [what, _table(["", ""], facts)]
 
 
-def _use(checkpoint: ReleasedCheckpoint) -> list[str]:
-    name, needs_package = checkpoint.id, checkpoint.task in ("masked-pretraining", "video-text")
-    setup = (
-        f"`videomamba convert {name} {name}` downloads the official file and writes the directory "
-        f"`{name}` with weights, code and this card. If it is on the hub, write the name of its repository instead. It needs "
-        f"`torch>=2.9`, `transformers>=5.17`, `torchvision` and `av`{', and this package' if needs_package else ''}."
-    )
+def _name(checkpoint_id: str, organisation: str | None) -> str:
+    """What `from_pretrained` takes."""
+    return checkpoint_id if organisation is None else f"{organisation}/{checkpoint_id}"
+
+
+def _use(checkpoint: ReleasedCheckpoint, organisation: str | None) -> list[str]:
+    name, needs_package = _name(checkpoint.id, organisation), checkpoint.task in ("masked-pretraining", "video-text")
+    needs = "`torch>=2.9`, `transformers>=5.17`, `torchvision` and `av`"
+    needs = f"This needs {needs}, and the package `modeling_videomamba`" if needs_package else f"This needs {needs}"
+    if organisation is None:
+        needs = (
+            f"`videomamba convert {name} {name}` downloads the official file and writes the directory `{name}` with weights, "
+            f"code and this card. After `import modeling_videomamba`, the name alone works too. {needs}"
+        )
+    setup = f"{needs}."
     if checkpoint.task != "video-classification":
         return [setup, _snippet(checkpoint.task, name)]
     views = VIEWS_SNIPPET.replace("CLIPS", str(checkpoint.clips)).replace("CROPS", str(checkpoint.crops))

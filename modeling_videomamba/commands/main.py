@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate-retrieval": "measure how well texts find videos",
     "search": "find the videos that a sentence describes",
     "export": "one file for ONNX or torch.export",
+    "publish": "the released checkpoints, converted, into an organisation of the hub",
 }
 
 

@@ -74,6 +74,6 @@ def test_the_dry_run_writes_tables_plots_and_raw_numbers(tmp_path):
     assert len(raw["operator"]) == 2 * 2 * 2  # dims, lengths, batches
     assert {row["model"] for row in raw["models"]} >= {"VideoMamba-M", gpu.EAGER, gpu.SDPA, "VideoMAE-S, SDPA"}
     assert all(row["clips/s"] > 0 for row in raw["models"])
-    for title in ("The scan of one block", "Models, batches of 16 frames", "Targets:"):
+    for title in ("The scan of one block", "Models, batches of 4 frames", "Targets:"):
         assert title in (tmp_path / "gpu.md").read_text()
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("gpu_operator.png", "gpu_figure_1.png"))

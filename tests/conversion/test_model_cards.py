@@ -11,12 +11,19 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from conversion import make_model_cards
-from conversion.make_model_cards import CARDS, ROOT, outdated_cards, write_cards
+from conversion.make_model_cards import CARDS
 from modeling_videomamba import VideoMambaModel
 from modeling_videomamba.checkpoints.converter import convert
-from modeling_videomamba.checkpoints.model_card import RECALLS, TRAINING_RECIPES, model_card, released_model_card
+from modeling_videomamba.checkpoints.model_card import (
+    RECALLS,
+    TRAINING_RECIPES,
+    model_card,
+    outdated_cards,
+    released_model_card,
+    write_cards,
+)
 from modeling_videomamba.checkpoints.released import load_released
-from tests.conftest import golden, render_clip, small_config
+from tests.conftest import ROOT, golden, render_clip, small_config
 
 
 RELEASED = load_released()
@@ -32,7 +39,7 @@ def snippets(card: str) -> list[str]:
 
 class TestCheckedIn:
     def test_as_the_tables_make_them(self):
-        assert outdated_cards() == [], "run python conversion/make_model_cards.py"
+        assert outdated_cards(CARDS) == [], "run python conversion/make_model_cards.py"
 
     def test_one_for_every_checkpoint_and_nothing_else(self):
         assert sorted(str(path.relative_to(CARDS)) for path in CARDS.rglob("*") if path.is_file()) == sorted(
@@ -57,7 +64,7 @@ class TestCheckedIn:
     def test_check_fails_and_names_the_files(self, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["make_model_cards.py", "--check"])
         make_model_cards.main()
-        monkeypatch.setattr(make_model_cards, "outdated_cards", lambda: [CARDS / "videomamba-m-k400-f16" / "README.md"])
+        monkeypatch.setattr(make_model_cards, "outdated_cards", lambda _: [CARDS / "videomamba-m-k400-f16" / "README.md"])
         with pytest.raises(SystemExit, match="model_cards/videomamba-m-k400-f16/README.md") as error:
             make_model_cards.main()
         assert isinstance(error.value.code, str)  # which is exit status 1
@@ -168,6 +175,26 @@ class TestText:
         assert "190,354,621" in text
         assert "outputs.logits_per_text" in text
         assert "model.match(" in text
+
+
+class TestPublished:
+    """The card of a repository of an organisation, instead of a directory."""
+
+    texts = {name: released_model_card(row, organisation="my-lab") for name, row in RELEASED.items()}
+
+    def test_snippets_load_from_the_repository(self):
+        wrong = [
+            name
+            for name, text in self.texts.items()
+            for snippet in snippets(text)
+            if f'"my-lab/{name}"' not in snippet or f'"{name}"' in snippet
+        ]
+        assert wrong == []
+        assert [name for name, text in self.texts.items() if "videomamba convert" in text] == []
+
+    def test_the_base_model_is_the_parent_s_repository(self):
+        found = {name: ModelCard(text).data.base_model for name, text in self.texts.items()}
+        assert found == {name: row.parent and f"my-lab/{row.parent}" for name, row in RELEASED.items()}
 
 
 class TestTrainingRecipes:
