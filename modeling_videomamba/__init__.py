@@ -15,6 +15,7 @@ from transformers import (
     BertTokenizer,
 )
 
+from .checkpoints.names_in_transformers import teach_names
 from .configuration_videomamba import VideoMambaConfig, VideoMambaVideoTextConfig
 from .modeling_videomamba import (
     VideoMambaForImageClassification,
@@ -49,6 +50,8 @@ AutoModel.register(VideoMambaVideoTextConfig, VideoMambaForVideoTextRetrieval)
 AutoModelForPreTraining.register(VideoMambaVideoTextConfig, VideoMambaForVideoTextPreTraining)
 AutoVideoProcessor.register(VideoMambaVideoTextConfig, VideoMambaVideoProcessor)
 AutoTokenizer.register(VideoMambaVideoTextConfig, tokenizer_class=BertTokenizer)
+
+teach_names()
 
 VideoMambaConfig.register_for_auto_class()
 VideoMambaModel.register_for_auto_class("AutoModel")

@@ -235,16 +235,17 @@ def class_for(tensors: dict[str, torch.Tensor], config: VideoMambaConfig) -> typ
     return VideoMambaForVideoClassification if config.num_frames else VideoMambaForImageClassification
 
 
-def convert_released(checkpoint: ReleasedCheckpoint) -> tuple[VideoMambaPreTrainedModel, list[str], Path]:
+def convert_released(checkpoint: ReleasedCheckpoint, **download_options) -> tuple[VideoMambaPreTrainedModel, list[str], Path]:
     """Downloads and converts a released checkpoint; also returns the path of the official file.
 
-    `model.config.official_revision` is the commit of the hub's repository that the file is from.
+    `model.config.official_revision` is the commit of the hub's repository that the file is from. `download_options` are
+    those of [`download`].
 
     Raises:
         DownloadError: see [`download`].
         CheckpointError: if the file is not what the table says.
     """
-    file = download(checkpoint)
+    file = download(checkpoint, **download_options)
     path = file.path
     has_names = checkpoint.dataset in LABEL_FILES or checkpoint.dataset == "breakfast"
     labels = checkpoint.dataset if has_names and checkpoint.top1 is not None else None

@@ -5,10 +5,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from .released import REPOSITORY, ReleasedCheckpoint
+
+
+PATIENCE = 10  # seconds for the hub to answer
 
 
 class DownloadError(OSError):
@@ -30,27 +33,69 @@ class Download:
     sha256: str | None
 
 
-def download(checkpoint: ReleasedCheckpoint) -> Download:
-    """The official file, from the hub or its cache. A download that broke off goes on where it stopped.
+def download(
+    checkpoint: ReleasedCheckpoint,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+) -> Download:
+    """The official file, from the hub's cache or else from the hub. A download that broke off goes on where it stopped.
 
     Raises:
         DownloadError: if the hub has no such file or cannot be reached, or the file is not what the hub states.
     """
-    address = f"{constants.ENDPOINT}/{REPOSITORY}/resolve/main/{checkpoint.file}"
+    address = hf_hub_url(REPOSITORY, checkpoint.file)
     try:
-        return _verified(Path(hf_hub_download(REPOSITORY, checkpoint.file)))
+        return _verified(fetch(REPOSITORY, checkpoint.file, None, cache_dir, force_download, local_files_only))
     except DownloadError:
         raise
     except (EntryNotFoundError, RepositoryNotFoundError) as error:
-        if not isinstance(error, LocalEntryNotFoundError):
+        if isinstance(error, LocalEntryNotFoundError):
+            reason = error
+        else:
             raise DownloadError(f"{address} does not exist: the hub's repository {REPOSITORY} has changed.") from error
-        reason = error
     except (HfHubHTTPError, OSError) as error:
         reason = error
+    if local_files_only or constants.HF_HUB_OFFLINE:
+        raise DownloadError(
+            f"{checkpoint.id} is not in the cache {cache_dir or constants.HF_HUB_CACHE}, and the hub must not be asked "
+            "(HF_HUB_OFFLINE or local_files_only): load it once with a network."
+        ) from reason
     raise DownloadError(
         f"Cannot download {address} ({type(reason).__name__}: {reason}). Without a network, or with a mirror: set "
-        "HF_ENDPOINT, or fetch the file another way and convert it by its path."
+        f"HF_ENDPOINT, or fetch the file another way and convert it: videomamba convert {checkpoint.file} {checkpoint.id}"
     ) from reason
+
+
+def fetch(
+    repository: str,
+    file: str,
+    repo_type: str | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+) -> Path:
+    """A file of a repository on the hub, from the cache if it is there.
+
+    The hub is asked once with a short limit, since the hub's client repeats its request for half a minute where there is no
+    network.
+
+    Raises:
+        HfHubHTTPError, OSError: of the hub's client.
+    """
+    where = {"repo_type": repo_type, "cache_dir": cache_dir}
+    if not force_download and isinstance(cached := try_to_load_from_cache(repository, file, **where), str):
+        return Path(cached)
+    if not (local_files_only or constants.HF_HUB_OFFLINE):
+        try:
+            address = hf_hub_url(repository, file, repo_type=repo_type)
+            get_hf_file_metadata(address, timeout=PATIENCE)
+        except (HfHubHTTPError, OSError):
+            raise
+        except Exception as error:  # of the library that the hub's client uses, which changes
+            raise ConnectionError(f"{type(error).__name__}: {error}") from error
+    options = {"force_download": force_download, "local_files_only": local_files_only}
+    return Path(hf_hub_download(repository, file, **where, **options))
 
 
 def _verified(path: Path) -> Download:

@@ -4,10 +4,10 @@ import re
 import unicodedata
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 
 from ..data.text_files import parse_json, read_text, shorten
+from .download import fetch
 
 
 # data set -> its file in the hub's data set huggingface/label-files
@@ -93,9 +93,9 @@ def _parse_file(path: Path) -> dict[int, tuple[str, object]]:
 
 def _data_set_labels(data_set: str) -> dict[int, str]:
     try:
-        path = hf_hub_download("huggingface/label-files", LABEL_FILES[data_set], repo_type="dataset")
-        return {i: name for i, (_, name) in _parse_file(Path(path)).items()}
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        path = fetch("huggingface/label-files", LABEL_FILES[data_set], repo_type="dataset")
+        return {i: name for i, (_, name) in _parse_file(path).items()}
+    except (HfHubHTTPError, OSError) as error:
         from torchvision.models import ResNet50_Weights
         from torchvision.models.video import MViT_V2_S_Weights
 

@@ -1,8 +1,6 @@
 """Released checkpoints by name, from a stand-in for the hub: downloads, wrong files, no network, kills, and the way back."""
 
-import gzip
 import hashlib
-import http.server
 import json
 import os
 import re
@@ -10,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -25,80 +22,13 @@ from modeling_videomamba.checkpoints.download import DownloadError, download
 from modeling_videomamba.checkpoints.official_layout import read_checkpoint
 from modeling_videomamba.checkpoints.released import find_released
 from modeling_videomamba.commands import convert as command_line
-from tests.conftest import FIXTURES, golden
+from tests.conftest import golden
+from tests.hub import StandInHub, official_file
 from tests.training_runs import command
 
 
 ROOT = Path(__file__).parents[2]
 COMMAND = command("convert")
-MANIFESTS = {
-    name: manifest
-    for file in ("manifests.json.gz", "manifests_video_text.json.gz")
-    for name, manifest in json.loads(gzip.decompress((FIXTURES / file).read_bytes())).items()
-}
-
-
-class StandInHub(http.server.ThreadingHTTPServer):
-    """Answers as the hub does when files are resolved; can break off the first transfer of every file halfway."""
-
-    def __init__(self, files: dict[str, bytes], break_off: bool = False, checksum: str | None = None):
-        super().__init__(("127.0.0.1", 0), StandInHandler)
-        self.files, self.break_off = files, break_off
-        self.checksum = checksum  # what it states for all files; their own by default
-        self.ranges = []  # the Range header of every transfer
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {"HF_ENDPOINT": f"http://127.0.0.1:{self.server_port}", "HF_HUB_DISABLE_XET": "1"}
-
-
-class StandInHandler(http.server.BaseHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-    def do_HEAD(self):
-        self.respond(body=False)
-
-    def do_GET(self):
-        self.respond(body=True)
-
-    def respond(self, body: bool):
-        match = re.fullmatch(r"/(?:datasets/)?[\w-]+/[\w-]+/resolve/[\w-]+/(.+)", self.path)
-        content = self.server.files.get(match[1]) if match else None
-        if content is None:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        requested = self.headers.get("Range")
-        start = int(re.match(r"bytes=(\d+)-", requested)[1]) if requested else 0
-        self.send_response(206 if start else 200)
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.send_header("ETag", f'"{self.server.checksum or hashlib.sha256(content).hexdigest()}"')
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(content) - start))
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.end_headers()
-        if body:
-            self.server.ranges.append(requested)
-            broken = self.server.break_off and len(self.server.ranges) == 1
-            self.wfile.write(content[start : len(content) // 2 if broken else None])
-            self.close_connection = True
-
-
-def official_file(manifest: str, tmp_path: Path) -> bytes:
-    """A file with random tensors of a released checkpoint's names and shapes."""
-    generator = torch.Generator().manual_seed(0)
-    shapes = MANIFESTS[manifest]["keys"]
-    tensors = {name: 0.02 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    guesses, words = "text_encoder.cls.predictions", "text_encoder.bert.embeddings.word_embeddings.weight"
-    if words in tensors:  # under two names each
-        tensors |= {f"{guesses}.decoder.weight": tensors[words], f"{guesses}.decoder.bias": tensors[f"{guesses}.bias"]}
-    torch.save({"model": tensors}, tmp_path / "official.pth")
-    return (tmp_path / "official.pth").read_bytes()
 
 
 def run_cli(tmp_path, *args, environment=None, expect=0):
@@ -211,7 +141,7 @@ class TestWhatTheHubStates:
                 path.parent.mkdir(parents=True)
             blob.write_bytes(content)
             link.symlink_to(blob)
-            monkeypatch.setattr("modeling_videomamba.checkpoints.download.hf_hub_download", lambda *args: str(link))
+            monkeypatch.setattr("modeling_videomamba.checkpoints.download.fetch", lambda *args: link)
 
         return put
 

@@ -3,9 +3,9 @@
     python -m tests.faults                          all of them
     python -m tests.faults scan --only "last group" those of scan.toml whose names contain the words
 
-A fault is a table of `name`, `file`, `old`, `new` and `tests`. `old`, which the file must hold exactly once, becomes `new`:
-one of the `tests` (arguments of pytest) must fail then. Each is planted in a copy of the checkout, so nothing here changes. Exit
-status 1 if a fault was not caught.
+A fault is a table of `name`, `file`, `old`, `new` and `tests`. `old`, which the file must hold exactly once, becomes `new`,
+and then one of the `tests` (arguments of pytest) must fail. Each is planted in a copy of the checkout, so nothing here
+changes. Exit status 1 if a fault was not caught.
 """
 
 import argparse
