@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import set_seed
 
 from .. import VideoMambaForVideoTextRetrieval
@@ -23,7 +22,10 @@ from ..checkpoints.converter import processor_for
 from ..data.captions import load_captions
 from ..data.clips import UnreadableFiles
 from ..data.outputs import hold
+from ..data.sides import texts_with_sides
 from ..training.arguments import BackboneArguments
+from ..training.mirroring import decide_mirroring
+from ..training.retrieval import RetrievalTrainer, RetrievalTrainingArguments
 from ..training.run import finish, save_and_validate, train
 from ..training.settings import compare_settings, settings_of
 from ..training.video_text import (
@@ -35,7 +37,7 @@ from ..training.video_text import (
     is_video_text,
     load_tokenizer,
 )
-from ..training.video_text_trainer import VideoTextTrainer, VideoTextTrainingArguments, save_companions
+from ..training.video_text_trainer import save_companions
 from .parser import parse_arguments
 
 
@@ -43,7 +45,9 @@ from .parser import parse_arguments
 class RetrievalDataArguments(CaptionArguments):
     data: str = field(default="", metadata={"help": "list to train on: .json, .jsonl or .csv"})
     validation: str | None = field(default=None, metadata={"help": "list to validate on, with the first caption of each"})
-    horizontal_flip: bool = field(default=True, metadata={"help": "mirror half of the clips; off where captions tell sides"})
+    horizontal_flip: bool | None = field(
+        default=None, metadata={"help": "mirror half of the clips (default: unless captions tell left from right)"}
+    )
 
 
 @dataclass
@@ -53,19 +57,6 @@ class RetrievalModelArguments(BackboneArguments):
     def __post_init__(self) -> None:
         if self.model is None or self.model_config is not None:
             raise ValueError("Give --model, a pretrained video-text model; there is no training for retrieval from scratch.")
-
-
-@dataclass
-class RetrievalTrainingArguments(VideoTextTrainingArguments):
-    """A pretrained model needs small steps."""
-
-    num_train_epochs: float = 10.0
-    learning_rate: float = 2e-5
-
-
-class RetrievalTrainer(VideoTextTrainer):
-    def model_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {**inputs, "return_loss": True}
 
 
 def start_model(model_args: RetrievalModelArguments) -> tuple[VideoMambaForVideoTextRetrieval, str]:
@@ -85,6 +76,8 @@ def main(argv: list[str] | None = None) -> None:
     model_args, data_args, args = parse_arguments(*arguments, description=__doc__, argv=argv)
     set_seed(args.seed)
     files = load_captions(data_args.data, data_args.media_root)
+    sides = texts_with_sides(text for file in files for text in file.captions)
+    data_args.horizontal_flip = decide_mirroring(data_args.horizontal_flip, sides, "captions", args.process_index == 0)
     held_out = None if data_args.validation is None else load_captions(data_args.validation, data_args.media_root)
 
     output_dir = Path(args.output_dir)

@@ -19,11 +19,13 @@ from ..checkpoints.converter import processor_for
 from ..data.augmentation import EvaluationTransform, pretraining_transform
 from ..data.clips import MaskingCollator, TrainingClips, UnreadableFiles, require_readable
 from ..data.frame_sampling import FRAME_SAMPLINGS
-from ..data.media_lists import cut_into_windows, load_splits
+from ..data.media_lists import cut_into_windows, folder_names, load_splits
 from ..data.outputs import hold
+from ..data.sides import names_with_sides
 from ..training.arguments import AlignmentArguments, BackboneArguments, MaskedPretrainingArguments, PretrainingDataArguments
 from ..training.cards import write_pretraining_card
 from ..training.masked_pretraining import MaskedPretrainingTrainer
+from ..training.mirroring import decide_mirroring
 from ..training.models import start_pretraining_model
 from ..training.run import finish, save_and_validate, train
 from ..training.settings import compare_settings, settings_of
@@ -37,6 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     set_seed(args.seed)
     source = data_args.data, data_args.media_root, data_args.data_config
     videos, validation, _ = load_splits(*source, args.validation_fraction, args.seed, labelled=False)
+    sides = names_with_sides(folder_names(videos))
+    alignment.horizontal_flip = decide_mirroring(alignment.horizontal_flip, sides, "folders", args.process_index == 0)
     if data_args.window_seconds:
         window = data_args.window_seconds, data_args.window_stride
         videos, validation = (table and cut_into_windows(table, *window) for table in (videos, validation))
@@ -53,10 +57,7 @@ def main(argv: list[str] | None = None) -> None:
             hold(output_dir)
             unreadable.file.unlink(missing_ok=True)
     config = model.config
-    if config.tubelet_size != 1:
-        raise ValueError(
-            f"A frame of the teacher is a position of the student: `tubelet_size` must be 1, got {config.tubelet_size}."
-        )
+    teacher = ClipTeacher.for_student(clip, config, alignment.teacher_layer_interval, alignment.teacher_normalization)
     require_readable(videos, "training", unreadable)
 
     processor = processor_for(config)
@@ -76,14 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         eval_dataset=validation,
         data_collator=MaskingCollator(config.num_temporal_positions, *config.grid_size),
         processing_class=processor,
-        teacher=ClipTeacher(
-            clip,
-            config.grid_size,
-            config.num_aligned_layers,
-            alignment.teacher_layer_interval,
-            config.normalize_alignment,
-            alignment.teacher_normalization,
-        ),
+        teacher=teacher,
         mask_type=alignment.mask_type,
         mask_ratio=alignment.mask_ratio,
     )

@@ -23,10 +23,12 @@ from ..checkpoints.converter import processor_for
 from ..data.captions import load_captions
 from ..data.clips import UnreadableFiles
 from ..data.outputs import hold
+from ..data.sides import texts_with_sides
 from ..training.arguments import BackboneArguments
+from ..training.mirroring import decide_mirroring
 from ..training.run import finish, save_and_validate, train
 from ..training.settings import compare_settings, settings_of
-from ..training.teachers import load_clip
+from ..training.teachers import ClipTeacher, load_clip
 from ..training.video_text import (
     CaptionedClips,
     VideoTextCollator,
@@ -40,7 +42,6 @@ from ..training.video_text_pretraining import (
     VideoTextPretrainingArguments,
     VideoTextPretrainingTrainer,
     start_model,
-    teacher_of,
 )
 from ..training.video_text_trainer import save_companions
 from .parser import parse_arguments
@@ -55,6 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     set_seed(args.seed)
     lists = [source for source in (data_args.videos, data_args.images) if source is not None]
     files = [file for source in lists for file in load_captions(source, data_args.media_root)]
+    sides = texts_with_sides(text for file in files for text in file.captions)
+    alignment.horizontal_flip = decide_mirroring(alignment.horizontal_flip, sides, "captions", args.process_index == 0)
 
     output_dir = Path(args.output_dir)
     settings = settings_of(model_args, text, data_args, alignment, args)
@@ -72,8 +75,9 @@ def main(argv: list[str] | None = None) -> None:
             hold(output_dir)
             unreadable.file.unlink(missing_ok=True)
     vision = model.config.vision_config
-    if clip is not None and vision.alignment_size != teacher_width:
-        raise ValueError(f"The model was aligned with features of width {vision.alignment_size}, not {teacher_width}.")
+    teacher = None
+    if clip is not None:
+        teacher = ClipTeacher.for_student(clip, vision, alignment.teacher_layer_interval, alignment.teacher_normalization)
     if data_args.pure_bf16:
         model.to(torch.bfloat16)
         args.bf16 = False
@@ -89,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
         train_dataset=CaptionedClips(files, processor, transform, args.seed, unreadable),
         data_collator=VideoTextCollator(tokenizer, data_args.max_text_length, text.word_mask_ratio, grid),
         processing_class=processor,
-        teacher=None if clip is None else teacher_of(clip, vision, alignment),
+        teacher=teacher,
         alignment=alignment,
     )
     train(trainer, settings)

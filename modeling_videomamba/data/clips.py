@@ -52,11 +52,12 @@ def drawn_from(*key: int) -> Iterator[None]:
 class UnreadableFiles:
     """Names videos or images that cannot be decoded, once each, in a file that all workers and processes write.
 
-    With `strict` they are errors.
+    Without a file, each process warns of those that it meets. With `strict` they are errors.
     """
 
-    def __init__(self, file: Path, strict: bool = False):
+    def __init__(self, file: Path | None = None, strict: bool = False):
         self.file, self.strict = file, strict
+        self.warned_of: set[str] = set()
 
     def add(self, name: str, error: Exception) -> None:
         name = printable(name)
@@ -64,10 +65,14 @@ class UnreadableFiles:
             raise ValueError(f"Cannot read {name} (--strict): {error}") from error
         if name not in self.names():
             print(f"warning: skipped {name}: {printable(str(error))}", file=sys.stderr)
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(f"{name}\n")
+            self.warned_of.add(name)
+            if self.file is not None:
+                with self.file.open("a", encoding="utf-8") as file:
+                    file.write(f"{name}\n")
 
     def names(self) -> list[str]:
+        if self.file is None:
+            return sorted(self.warned_of)
         return sorted(set(self.file.read_text(encoding="utf-8").splitlines())) if self.file.exists() else []
 
 
@@ -141,13 +146,13 @@ class TrainingClips(torch.utils.data.Dataset):
         sampling: FrameSampling,
         num_frames: int,
         transform: Callable[[Tensor], Tensor],
-        repeats: int,
-        seed: int,
-        unreadable: UnreadableFiles,
+        repeats: int = 1,
+        seed: int = 0,
+        unreadable: UnreadableFiles | None = None,
     ):
         self.videos, self.labels = videos, labels
         self.sampling, self.num_frames, self.transform = sampling, num_frames, transform
-        self.repeats, self.seed, self.unreadable = repeats, seed, unreadable
+        self.repeats, self.seed, self.unreadable = repeats, seed, unreadable or UnreadableFiles()
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
 
     def __len__(self) -> int:
@@ -194,12 +199,12 @@ class EvaluationViews(torch.utils.data.Dataset):
         labels: list[int] | list[float] | list[list[float]],
         sampling: FrameSampling,
         processor: VideoMambaVideoProcessor | BaseImageProcessor,
-        unreadable: UnreadableFiles,
+        unreadable: UnreadableFiles | None = None,
         num_clips: int = 1,
         num_crops: int = 1,
     ):
         self.videos, self.labels = videos, labels
-        self.sampling, self.processor, self.unreadable = sampling, processor, unreadable
+        self.sampling, self.processor, self.unreadable = sampling, processor, unreadable or UnreadableFiles()
         self.num_clips, self.num_crops = num_clips, num_crops
         self.num_frames = getattr(processor, "num_frames", 1)
 

@@ -76,10 +76,10 @@ def load_media(
 
 def load_splits(
     data: str,
-    root: str | None,
-    data_config: str | None,
-    validation_fraction: float,
-    seed: int,
+    root: str | None = None,
+    data_config: str | None = None,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
     media: Media = "video",
     labelled: bool = True,
     by_class: bool = True,
@@ -300,6 +300,13 @@ def name_of(row: dict) -> str:
     """What a message calls a row's video or image."""
     source = source_of(row)
     return source if isinstance(source, str) else source.get("path") or f"<{len(source['bytes'])} bytes>"
+
+
+def folder_names(videos: Dataset) -> list[str]:
+    """The names of the folders that the files of a table are in, which may say what is in them."""
+    column = videos["image" if "image" in videos.column_names else "video"]
+    sources = (source["path"] if isinstance(source, dict) else source for source in column)
+    return sorted({Path(source).parent.name for source in sources if source is not None})
 
 
 def _as_text(name: str | Path) -> str:

@@ -1,6 +1,7 @@
-"""Whether classes are told apart by left and right, so that a mirrored clip would have a wrong label."""
+"""Whether classes or captions tell left from right, so that a mirrored clip would have a wrong one."""
 
 import re
+from collections.abc import Iterable
 
 
 OPPOSITES = (  # where exchanging one for the other turns the name of a class into that of another
@@ -30,6 +31,14 @@ def names_with_sides(names: list[str]) -> list[str]:
                 if text != whole and text in joined:
                     found |= {name, joined[text]}
     return [name for name in names if name in found]
+
+
+def texts_with_sides(texts: Iterable[str]) -> list[str]:
+    """The captions, in English, with a word for a side or a sense of rotation, such as `left`, `rightmost` or `clockwise`.
+
+    What else the word may mean is not looked at: `they left` counts, too.
+    """
+    return [text for text in texts if any(ALONE.fullmatch(word) for word in _words(text))]
 
 
 def _words(name: str) -> list[str]:

@@ -63,10 +63,10 @@ class RetrievalClips(Dataset):
         processor: VideoMambaVideoProcessor,
         image_size: tuple[int, int],
         num_frames: int,
-        unreadable: UnreadableFiles,
+        unreadable: UnreadableFiles | None = None,
         seconds: float | None = None,
     ):
-        self.files, self.processor, self.unreadable = files, processor, unreadable
+        self.files, self.processor, self.unreadable = files, processor, unreadable or UnreadableFiles()
         self.image_size, self.num_frames, self.seconds = image_size, num_frames, seconds
 
     def __len__(self) -> int:

@@ -239,7 +239,9 @@ class AlignmentArguments:
     )
     normalize_alignment: bool = _option(True, "features of unit length, the student's and the teacher's")
     alignment_loss: Literal["l2", "mse", "smooth_l1"] = _option("l2", "distance of features; l2 is 2 - 2 cos")
-    horizontal_flip: bool = _option(True, "mirror half of the clips; off where labels will tell left from right")
+    horizontal_flip: bool | None = _option(
+        None, "mirror half of the clips (default: unless folders of videos, or captions, tell left from right)"
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.mask_ratio < 1:

@@ -1,6 +1,9 @@
-"""What all scripts that train classifiers do before training: data, model and metrics, and what can be wrong with them."""
+"""The training of a classifier or regressor, put together from arguments: data, model, loss and metrics.
 
-import sys
+It is shared by what trains classifiers, of videos or of images, with a teacher or without one. What can be wrong with data and
+model is said here, before the first step.
+"""
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +31,7 @@ from ..data.sides import names_with_sides
 from .arguments import AugmentationArguments, DataArguments, ModelArguments, VideoMambaTrainingArguments
 from .losses import ClassificationLoss, class_weights_of
 from .metrics import METRIC_NAMES, as_compute_metrics
+from .mirroring import decide_mirroring
 from .models import start_classifier
 from .settings import compare_settings, settings_of
 
@@ -51,7 +55,7 @@ def prepare_classification(
     args: VideoMambaTrainingArguments,
     *others: object,
 ) -> Classification:
-    """Reads lists and the model; writes down which files were held out. `others` are further arguments of the script.
+    """Reads lists and the model; writes down which files were held out. `others` are further arguments of the run.
 
     Raises:
         FileNotFoundError, ValueError: for all that can be wrong before the first step.
@@ -129,17 +133,7 @@ def choose_best_metric(args: VideoMambaTrainingArguments, problem_type: str) -> 
 def choose_mirroring(augmentation: AugmentationArguments, names: list[str], problem_type: str, speaks: bool) -> None:
     """Decides `horizontal_flip` where nobody has: clips are mirrored unless the classes' names tell left from right."""
     sides = [] if problem_type == "regression" else names_with_sides(names)
-    some = ", ".join(sides[:4]) + (", ..." if len(sides) > 4 else "")
-    if augmentation.horizontal_flip is None:
-        augmentation.horizontal_flip = not sides
-        if speaks:
-            why = f"not mirrored, since classes tell left from right: {some}" if sides else "mirrored at random"
-            print(f"clips are {why} (--horizontal_flip)")
-    elif augmentation.horizontal_flip and sides and speaks:
-        print(
-            f"warning: clips are mirrored at random, but classes tell left from right: {some}; --horizontal_flip False",
-            file=sys.stderr,
-        )
+    augmentation.horizontal_flip = decide_mirroring(augmentation.horizontal_flip, sides, "classes", speaks)
 
 
 def transform_of(

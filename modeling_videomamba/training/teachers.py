@@ -1,7 +1,7 @@
 """Frozen models whose features a student learns to predict."""
 
 import inspect
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, CLIPVisionModelWithProjection, PreTrainedModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from .. import VideoMambaConfig
 from ..checkpoints.by_name import check_model
 
 
@@ -68,6 +69,31 @@ class ClipTeacher(nn.Module):
             raise ValueError(f"{num_layers} layers every {interval:g} reach below the first of the teacher's {depth}.")
         self.frame_size = [side * clip.config.patch_size for side in grid]
         self.normalize, self.normalization = normalize, normalization
+
+    @classmethod
+    def for_student(
+        cls,
+        clip: CLIPVisionModelWithProjection,
+        student: VideoMambaConfig,
+        interval: float = 1.0,
+        normalization: Literal["imagenet", "clip"] = "imagenet",
+    ) -> Self:
+        """The teacher of the features that a [`VideoMambaForPreTraining`] with this configuration predicts.
+
+        Raises:
+            ValueError: if a patch of the student spans several frames, or its features are of another width.
+        """
+        if student.tubelet_size != 1:
+            raise ValueError(
+                f"A frame of the teacher is a position of the student: `tubelet_size` must be 1, got {student.tubelet_size}."
+            )
+        if student.alignment_size != clip.config.projection_dim:
+            raise ValueError(
+                f"The model was aligned with features of width {student.alignment_size}, not {clip.config.projection_dim} "
+                "as the teacher's."
+            )
+        layers = student.num_aligned_layers, interval
+        return cls(clip, student.grid_size, *layers, student.normalize_alignment, normalization)
 
     @torch.no_grad()
     def forward(self, pixel_values: Tensor, with_attention: bool = False) -> tuple[Tensor, Tensor | None]:

@@ -60,7 +60,9 @@ def random_frames(total: int, num_frames: int) -> list[int]:
     return indices + indices[-1:] * (num_frames - count)
 
 
-def captioned_transform(processor: VideoMambaVideoProcessor, min_area: float, horizontal_flip: bool) -> v2.Compose:
+def captioned_transform(
+    processor: VideoMambaVideoProcessor, min_area: float = 0.5, horizontal_flip: bool = True
+) -> v2.Compose:
     """From uint8 frames `(frames, 3, height, width)` to normalised ones `(frames, 3, size, size)` in fp32."""
     size = processor.size["height"], processor.size["width"]
     steps = [
@@ -87,15 +89,15 @@ class CaptionedClips(Dataset):
         files: list[CaptionedFile],
         processor: VideoMambaVideoProcessor,
         transform: Callable[[Tensor], Tensor] | None,
-        seed: int,
-        unreadable: UnreadableFiles,
+        seed: int = 0,
+        unreadable: UnreadableFiles | None = None,
     ):
         videos, images = ([file for file in files if file.medium == medium] for medium in ("video", "image"))
         self.files = videos + images
         self.media = {"videos": range(len(videos)), "images": range(len(videos), len(files))}
         same: dict[tuple[str, ...], int] = {}  # what has the same captions is no negative for each other
         self.pair_ids = [same.setdefault(file.captions, i) for i, file in enumerate(self.files)]
-        self.num_frames, self.seed, self.unreadable = processor.num_frames, seed, unreadable
+        self.num_frames, self.seed, self.unreadable = processor.num_frames, seed, unreadable or UnreadableFiles()
         self.is_training = transform is not None
         self.transform = transform or EvaluationTransform(processor)
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change

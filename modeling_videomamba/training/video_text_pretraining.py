@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from transformers import BertForMaskedLM
 
-from .. import VideoMambaConfig, VideoMambaForVideoTextPreTraining, VideoMambaVideoTextConfig
+from .. import VideoMambaForPreTraining, VideoMambaForVideoTextPreTraining, VideoMambaVideoTextConfig
 from ..checkpoints.by_name import locate
 from ..data.masking import mask_patches, of_visible_tokens
 from .arguments import AlignmentArguments, BackboneArguments
 from .models import start_pretraining_model
-from .teachers import ClipImageTower, ClipTeacher
+from .teachers import ClipTeacher
 from .video_text import (
     CaptionArguments,
     continue_video_text_model,
@@ -85,33 +85,29 @@ class VideoTextPretrainingTrainer(VideoTextTrainer):
 def start_model(
     model_args: BackboneArguments, text: TextArguments, alignment: VideoTextAlignmentArguments, teacher_width: int
 ) -> tuple[VideoMambaForVideoTextPreTraining, str]:
-    """The model that training starts from, in fp32, and where its tokenizer is.
-
-    A video model brings its alignment heads along, if it was aligned before, and BERT its head that guesses words, if it has
-    one; the cross-attention, the projections and the matching head are new.
-    """
+    """The model that training starts from, in fp32, and where its tokenizer is."""
     parent = None if model_args.model is None else locate(model_args.model)
     if parent is not None and is_video_text(parent):
         return continue_video_text_model(VideoMambaForVideoTextPreTraining, parent, model_args), parent
     vision = start_pretraining_model(model_args, alignment, teacher_width)
     bert = BertForMaskedLM.from_pretrained(text.text_model, dtype=torch.float32)
+    return join_video_and_text(vision, bert, text.num_fusion_layers), text.text_model
+
+
+def join_video_and_text(
+    vision: VideoMambaForPreTraining, bert: BertForMaskedLM, num_fusion_layers: int = 3
+) -> VideoMambaForVideoTextPreTraining:
+    """A video-text model with the weights of a video model and of a BERT, whose last `num_fusion_layers` look at the video.
+
+    The video model brings its alignment heads along, and BERT its head that guesses words; the cross-attention, the
+    projections and the matching head are new.
+    """
     config = VideoMambaVideoTextConfig(
-        vision_config=vision.config, text_config=bert.config, num_fusion_layers=text.num_fusion_layers
+        vision_config=vision.config, text_config=bert.config, num_fusion_layers=num_fusion_layers
     )
     model = VideoMambaForVideoTextPreTraining(config)
     model.vision_model.load_state_dict(vision.videomamba.state_dict())
     model.alignment_heads.load_state_dict(vision.alignment_heads.state_dict())
     model.text_model.load_state_dict(bert.bert.state_dict(), strict=False)
     model.masked_language_head.load_state_dict(bert.cls.state_dict())
-    return model, text.text_model
-
-
-def teacher_of(clip: ClipImageTower, vision: VideoMambaConfig, alignment: VideoTextAlignmentArguments) -> ClipTeacher:
-    return ClipTeacher(
-        clip,
-        vision.grid_size,
-        vision.num_aligned_layers,
-        alignment.teacher_layer_interval,
-        vision.normalize_alignment,
-        alignment.teacher_normalization,
-    )
+    return model
