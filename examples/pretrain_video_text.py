@@ -103,6 +103,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             bf16=torch.cuda.is_available(),
             eval_strategy="epoch",
             save_strategy="no",
+            logging_strategy="epoch",
             label_names=["pair_ids"],  # what an evaluation of the loss needs
             prediction_loss_only=True,
             dataloader_num_workers=options.num_workers,

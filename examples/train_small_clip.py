@@ -1,29 +1,34 @@
 """Trains a CLIP model of a few hundred thousand parameters, to try masked pretraining with where no other CLIP is at hand.
 
-    python examples/train_small_clip.py digits/images small-clip
+    python examples/train_small_clip.py my_images small-clip
+    python examples/masked_pretraining.py my_videos my-model --teacher small-clip
 
-Every class is a text, its folder's name; an image is to be nearer to its own text than to the others. For anything
-but a trial take a CLIP that has seen the world, `--teacher openai/clip-vit-base-patch16`.
+`my_images` has a folder of images for each class, in `train/` and `val/` or not; of each image the square in its middle is
+taken. Every class is a text, its folder's name; an image is to be nearer to its own text than to the others. For anything but
+a trial take a CLIP that has seen the world, `--teacher openai/clip-vit-base-patch16`.
 """
 
-from pathlib import Path
+import argparse
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from torchvision.transforms import v2
 from transformers import CLIPConfig, CLIPModel, set_seed
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from modeling_videomamba.commands.command_line import run_command
-from modeling_videomamba.commands.parser import ArgumentParser
 from modeling_videomamba.data.images import read_image
-from modeling_videomamba.data.media_lists import label_names, load_media
+from modeling_videomamba.data.media_lists import label_ids, label_names, load_splits
 
 
-def load_split(images: Path, split: str) -> tuple[Tensor, Tensor, list[str]]:
-    """Images `(images, 3, height, width)`, uint8, their class ids, and the names of the classes."""
-    table = load_media(str(images), split, media="image")
-    return torch.stack([read_image(file) for file in table["image"]]), torch.tensor(table["label"]), label_names(table)
+BATCH_SIZE, FEWEST_STEPS, FEWEST_EPOCHS = 64, 1200, 20
+LARGEST_DEFAULT_SIZE = 64  # pixels
+
+
+def read_squares(table: Dataset, size: int) -> Tensor:
+    """The middles of all images, `(images, 3, size, size)`, uint8."""
+    square = v2.Compose([v2.Resize(size), v2.CenterCrop(size)])
+    return torch.stack([square(read_image(file)) for file in table["image"]])
 
 
 def spell(names: list[str]) -> Tensor:
@@ -41,28 +46,37 @@ def make_clip(image_size: int, patch_size: int, text_length: int) -> CLIPModel:
     return CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=64))
 
 
-def main() -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("images", type=Path, help="folder with a folder a class in train/ and val/")
-    parser.add_argument("output", type=Path, metavar="OUTPUT_DIR")
-    parser.add_argument("--epochs", type=int, default=20)
+def main(argv: list[str] | None = None) -> float:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", help="folder with a folder of images for each class")
+    parser.add_argument("output_dir")
+    parser.add_argument("--image-size", type=int, help="pixels (default: the first image's shorter side, at most 64)")
     parser.add_argument("--patch-size", type=int, default=8)
+    parser.add_argument("--epochs", type=int, help="default: 20, or as many as 1,200 steps have")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    set_seed(args.seed)
+    options = parser.parse_args(argv)
+    set_seed(options.seed)
 
-    images, labels, names = load_split(args.images, "train")
-    validation_images, validation_labels, _ = load_split(args.images, "val")
-    texts = spell(names)
-    clip = make_clip(images.shape[-1], args.patch_size, texts.shape[1])
+    train, validation, _ = load_splits(options.images, media="image")
+    size = options.image_size or min(*read_image(train[0]["image"]).shape[1:], LARGEST_DEFAULT_SIZE)
+    size = max(size // options.patch_size, 1) * options.patch_size
+    names = dict(enumerate(label_names(train)))
+    images, labels = read_squares(train, size), torch.tensor(label_ids(train, names, "train"))
+    validation_images = read_squares(validation, size)
+    validation_labels = torch.tensor(label_ids(validation, names, "validation"))
+    texts = spell(list(names.values()))
+    clip = make_clip(size, options.patch_size, texts.shape[1])
     normalize = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)])
     shift = v2.Compose([v2.RandomAffine(degrees=5, translate=(0.1, 0.1), scale=(0.9, 1.1)), normalize])
+
+    batch_size = min(BATCH_SIZE, len(images))
+    batches = len(images) // batch_size
+    epochs = options.epochs or max(FEWEST_EPOCHS, FEWEST_STEPS // batches)
     optimizer = torch.optim.AdamW(clip.parameters(), lr=1e-3, weight_decay=0.05)
-    batches = len(images) // 64
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=args.epochs * batches)
-    for epoch in range(args.epochs):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=epochs * batches)
+    for epoch in range(epochs):
         clip.train()
-        for batch in torch.randperm(len(images))[: batches * 64].view(batches, 64):
+        for batch in torch.randperm(len(images))[: batches * batch_size].view(batches, batch_size):
             logits = clip(input_ids=texts, pixel_values=shift(images[batch])).logits_per_image  # (images, classes)
             loss = nn.functional.cross_entropy(logits, labels[batch])
             optimizer.zero_grad()
@@ -72,10 +86,12 @@ def main() -> None:
         clip.eval()
         with torch.no_grad():
             answers = clip(input_ids=texts, pixel_values=normalize(validation_images)).logits_per_image.argmax(dim=1)
-        accuracy = (answers == validation_labels).float().mean()
-        print(f"epoch {epoch + 1} of {args.epochs}: loss {loss:.3f}, nearest text of validation images {accuracy:.1%}")
-    clip.save_pretrained(args.output)
+        accuracy = (answers == validation_labels).float().mean().item()
+        print(f"epoch {epoch + 1} of {epochs}: loss {loss:.3f}, nearest text of validation images {accuracy:.1%}")
+    clip.save_pretrained(options.output_dir)
+    print(f"the model is in {options.output_dir}: --teacher of examples/masked_pretraining.py")
+    return accuracy
 
 
 if __name__ == "__main__":
-    run_command(main)
+    main()

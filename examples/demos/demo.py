@@ -1,4 +1,4 @@
-"""What the scripts share that make the demo models: they run other scripts, and keep of a trained model what is needed."""
+"""What makes the demo models: commands run in processes of their own, and what is kept of a trained model."""
 
 import json
 import math

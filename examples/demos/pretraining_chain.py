@@ -1,17 +1,17 @@
 """Goes through all stages of training a VideoMamba, each from the result of the one before, on small data.
 
-    OMP_NUM_THREADS=1 python examples/demos/pretraining_chain.py chain  # for models this small one thread is the fastest
+    OMP_NUM_THREADS=1 python -m examples.demos.pretraining_chain chain  # for models this small one thread is the fastest
 
 renders handwritten digits before photographs (render_digits.py), trains a small CLIP on them, as no other is at hand
-(train_small_clip.py), and then runs the scripts that a person would run:
+(train_small_clip.py), and then runs the commands that a person would run:
 
-    pretrain_image_classification.py   a small image model
-    self_distillation.py               a larger one, which the small one teaches
-    masked_pretraining.py              a video model that starts from it and learns from CLIP, on clips without labels
-    finetune_video_classification.py   a classifier of clips that starts from that, with few labels
-    evaluate_video_classification.py   on clips of digits and photographs that nothing was trained or selected on
+    videomamba pretrain-images   a small image model
+    videomamba distill           a larger one, which the small one teaches
+    videomamba pretrain-masked   a video model that starts from it and learns from CLIP, on clips without labels
+    videomamba finetune          a classifier of clips that starts from that, with few labels
+    videomamba evaluate          on clips of digits and photographs that nothing was trained or selected on
 
-The loss curves of the four are drawn into chain/loss_curves.png.
+The loss curves of the four trainings are drawn into chain/loss_curves.png.
 """
 
 import argparse
@@ -67,16 +67,8 @@ def main() -> None:
 
     images, distilled, pretrained, finetuned = (output / stage for stage in STAGES)
     image_data = ["--data", digits / "images"]
-    run(
-        "modeling_videomamba.commands",
-        "pretrain-images",
-        "--recipe",
-        "digits-images",
-        *image_data,
-        "--output_dir",
-        images,
-        *options,
-    )
+    pretraining = ["--recipe", "digits-images", *image_data]
+    run("modeling_videomamba.commands", "pretrain-images", *pretraining, "--output_dir", images, *options)
     distillation = ["--recipe", "digits-distillation", "--teacher", images, *image_data]
     run("modeling_videomamba.commands", "distill", *distillation, "--output_dir", distilled, *options)
     alignment = ["--recipe", "digits-masked", "--model", distilled, "--teacher", teacher, "--data", digits / "clips"]

@@ -1,7 +1,7 @@
 """Renders a small data set of clips with captions: which movement of a camera, before which photograph.
 
     pip install scikit-image scikit-learn  # for their bundled photographs, nothing is downloaded
-    python examples/demos/render_captioned_clips.py captioned_clips
+    python -m examples.demos.render_captioned_clips captioned_clips
 
 writes captioned_clips/{train,val,test}/*.mp4 and the lists {train,val,test}.json that the scripts of video and text take.
 Clips are those of `render_demo_clips.py`, so their movement is in the order of frames only; here the photograph has a name,

@@ -1,7 +1,7 @@
 """Renders a small data set of clips that can be told apart by the ORDER of their frames only.
 
     pip install scikit-image scikit-learn  # for their bundled photographs, nothing is downloaded
-    python examples/demos/render_demo_clips.py clips --clips-per-class 400
+    python -m examples.demos.render_demo_clips clips --clips-per-class 400
 
 writes clips/{train,val,test}/{class}/{photograph}-{number}.mp4: a camera moves before a wall on which a photograph hangs, for
 two seconds. Its path has four axes: x, y, zoom and angle. The axis that the class names runs from one end of a range to the

@@ -1,7 +1,7 @@
 """Renders a small data set to try the stages of pretraining on: handwritten digits before photographs, images and clips.
 
     pip install scikit-image scikit-learn  # for their bundled digits and photographs, nothing is downloaded
-    python examples/demos/render_digits.py digits
+    python -m examples.demos.render_digits digits
 
 writes digits/images/{train,val,test}/{digit}/*.png, digits/clips/{train,val,test}/{digit}_{left,right}/*.mp4 and, for
 fine-tuning with few labels, digits/few_labels/{train,val,test}.csv, whose training clips are a part of the others. In a clip a

@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m examples.demos.train_demo demo  # for a model this small one thread is the fastest
 
-It runs the scripts that a person would run: render_demo_clips.py, finetune_video_classification.py with recipes/demo.yaml, and
-evaluate_video_classification.py, on clips of photographs that were not trained on: as they are; with their frames in
-disorder; and with a second model, the same but for seeing one frame at a time, whose scores for eight frames are averaged.
+It runs what a person would run: `render_demo_clips`, `videomamba finetune --recipe demo`, and `videomamba evaluate` on clips of
+photographs that were not trained on: as they are; with their frames in disorder; and with a second model, the same but for
+seeing one frame at a time, whose scores for eight frames are averaged.
 """
 
 import csv
@@ -15,12 +15,13 @@ from pathlib import Path
 
 import yaml
 
-from examples.demos.demo import EXAMPLES, copy_settings, count_parameters, run
+from examples.demos.demo import copy_settings, count_parameters, run
 from modeling_videomamba.commands.command_line import run_command
 from modeling_videomamba.commands.parser import ArgumentParser
+from modeling_videomamba.training.recipe import RECIPES
 
 
-RECIPE = EXAMPLES / "recipes/demo.yaml"
+RECIPE = RECIPES / "demo.yaml"
 ONE_FRAME = {"num_frames": 1, "tubelet_size": 1}
 
 CARD = """---
@@ -61,7 +62,7 @@ print(classify("examples/demo_clips/zoom_in.mp4"))
 
 ## Training
 
-`examples/train_demo.py` renders {training_clips:,} clips of 9 photographs from scikit-image and scikit-learn, and trains
+`examples/demos/train_demo.py` renders {training_clips:,} clips of 9 photographs from scikit-image and scikit-learn, and trains
 with `recipe.yaml`; the best of its epochs was chosen on clips of 3 others. Rendering took {rendering:.0f} minutes, training
 {training:.0f}, on {cores} CPU cores. `training_log.csv` has the curves.
 

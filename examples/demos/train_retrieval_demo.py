@@ -1,10 +1,10 @@
 """Makes videomamba-retrieval-demo again: a small model that finds clips by what a camera does before which photograph.
 
-    OMP_NUM_THREADS=1 python examples/demos/train_retrieval_demo.py demo  # for a model this small one thread is the fastest
+    OMP_NUM_THREADS=1 python -m examples.demos.train_retrieval_demo demo  # for a model this small one thread is the fastest
 
-It runs the scripts that a person would run: render_captioned_clips.py, finetune_retrieval.py from random weights, and
-evaluate_retrieval.py on clips that were not trained on, one for each of 100 captions; then it writes the model and its card
-into demo/retrieval_demo_model, and some of those clips into demo/retrieval_demo_clips.
+It runs what a person would run: `render_captioned_clips`, `videomamba finetune-retrieval` from random weights, and
+`videomamba evaluate-retrieval` on clips that were not trained on, one for each of 100 captions. Then it writes the model and
+its card into demo/retrieval_demo_model, and some of those clips into demo/retrieval_demo_clips.
 """
 
 import json
@@ -59,8 +59,8 @@ before one of 15 photographs. It is here to be run, tested and fine-tuned in sec
 on other videos or in other words.
 
 ```bash
-videomamba search index examples/retrieval_demo_clips --model videomamba-retrieval-demo --index my-index
-videomamba search search "the camera comes closer in front of a picture of a flower" --index my-index --top 3
+videomamba index examples/retrieval_demo_clips --model videomamba-retrieval-demo --index my-index
+videomamba search "the camera comes closer in front of a picture of a flower" --index my-index --top 3
 ```
 
 ## Retrieval
@@ -75,7 +75,7 @@ The initialisation and the number of epochs were chosen with an eye on these cli
 
 ## Training
 
-`examples/train_retrieval_demo.py` renders {training_clips:,} clips of photographs from scikit-image and scikit-learn, and
+`examples/demos/train_retrieval_demo.py` renders {training_clips:,} clips of photographs from scikit-image and scikit-learn, and
 trains for {epochs:g} epochs, {minutes:.0f} minutes on {cores} CPU cores, with the contrastive and the matching loss.
 
 The photographs come with scikit-image (its documentation names their sources and licences) and with scikit-learn (china by

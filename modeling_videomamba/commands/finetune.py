@@ -2,7 +2,7 @@
 
     videomamba finetune --recipe videomamba-ti-ssv2-f8 --data ssv2
     videomamba finetune --model videomamba-ti-k400-f16 --data my_videos --output_dir my-model
-    accelerate launch --config_file examples/accelerate/ddp.yaml -m modeling_videomamba.commands finetune --recipe ...
+    torchrun --nproc_per_node 8 -m modeling_videomamba finetune --recipe ...
 
 `my_videos` has a folder for each class, or lists of videos; see --help. The defaults are for a small data set on one machine:
 learning rates as they are given, mild augmentation, no mirroring where the classes' names tell left from right. A recipe of

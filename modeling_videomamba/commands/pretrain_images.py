@@ -2,7 +2,7 @@
 
     videomamba pretrain-images --recipe videomamba-ti-in1k --data imagenet
     videomamba pretrain-images --recipe videomamba-ti-in1k-res448 --data imagenet --model my-ti
-    accelerate launch --config_file examples/accelerate/ddp.yaml -m modeling_videomamba.commands pretrain-images --recipe ...
+    torchrun --nproc_per_node 8 -m modeling_videomamba pretrain-images --recipe ...
 
 `imagenet` has a folder for each class in train/ and val/, or lists of images, or is a `datasets` data set; see --help. With a
 recipe of the paper, images are augmented, mixed and repeated, and the learning rate goes, as in the reference

@@ -62,7 +62,7 @@ def write_classification_card(
         until = (
             f"for {distillation.distillation_epochs:g} epochs" if distillation.distillation_epochs is not None else "all along"
         )
-        rows["self-distillation"] = f"its tokens were aligned with those of {distillation.teacher}, {until}"
+        rows["self-distillation"] = f"its tokens were aligned with those of {without_place(distillation.teacher)}, {until}"
     results = {label: metrics[f"eval_{key}"] for key, label in METRIC_NAMES.items() if f"eval_{key}" in metrics}
     results = {label: f"{value:.1%}" if label.startswith("top") else f"{value:.4f}" for label, value in results.items()}
     sections = [
@@ -89,7 +89,7 @@ def write_pretraining_card(
     """Writes README.md into the output directory. `metrics` are those of the last validation, if there was one."""
     config = trainer.model.config
     rows = _training_rows(trainer, model_args, data_args) | {
-        "teacher": f"{alignment.teacher}, {alignment.teacher_normalization} statistics",
+        "teacher": f"{without_place(alignment.teacher)}, {alignment.teacher_normalization} statistics",
         "mask": f"{alignment.mask_type}, {alignment.mask_ratio:.0%}",
         "aligned": f"{config.num_aligned_layers} layer(s) every {config.aligned_layer_interval:g}, {config.alignment_tap}, "
         f"{config.alignment_loss}",
@@ -108,6 +108,12 @@ def write_pretraining_card(
     _write(trainer, sections, "feature-extraction", "video")
 
 
+def without_place(name: str) -> str:
+    """The last part of the path of a local file or folder: its place says nothing to others. Names on the hub stay."""
+    path = Path(name)
+    return path.resolve().name if path.is_absolute() or path.exists() else name
+
+
 def _name(trainer: VideoMambaTrainer) -> str:
     return trainer.args.hub_model_id or Path(trainer.args.output_dir).name
 
@@ -119,8 +125,8 @@ def _training_rows(trainer: VideoMambaTrainer, model_args: BackboneArguments, da
     peak, start, end = trainer.learning_rates
     clip = f"{config.num_frames} frames of {config.image_size} pixels, sampled over the whole video or window"
     return {
-        "started from": model_args.model or "random weights",
-        "data": f"{data_args.data}: {len(trainer.train_dataset):,} {media} to train on, {num_validation:,} to validate on",
+        "started from": without_place(model_args.model) if model_args.model else "random weights",
+        "data": f"{without_place(data_args.data)}: {len(trainer.train_dataset):,} {media} to train on, {num_validation:,} to validate on",
         "input": clip if config.num_frames else f"{config.image_size} pixels",
         "epochs": f"{args.num_train_epochs:g}, of them {args.warmup_epochs:g} to warm up",
         "clips a step": f"{trainer.clips_per_step}",

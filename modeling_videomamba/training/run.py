@@ -1,11 +1,19 @@
 """A training run: from its last whole checkpoint to a saved model and its results."""
 
+import shlex
 import sys
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import EarlyStoppingCallback, PreTrainedModel, set_seed
 
+from .. import (
+    VideoMambaForImageClassification,
+    VideoMambaForPreTraining,
+    VideoMambaForVideoClassification,
+    VideoMambaForVideoTextPreTraining,
+    VideoMambaForVideoTextRetrieval,
+)
 from ..data.clips import UnreadableFiles
 from ..data.interruption import say_when_interrupted
 from ..data.outputs import check_held, release
@@ -14,6 +22,13 @@ from .trainer import VideoMambaTrainer, last_complete_checkpoint
 
 
 FEW_STEPS = 100
+NEXT = {  # what a trained model is for
+    VideoMambaForVideoClassification: "videomamba classify VIDEO --model {model}",
+    VideoMambaForImageClassification: "videomamba finetune --model {model} --num_frames 8 --data VIDEOS --output_dir RESULT",
+    VideoMambaForPreTraining: "videomamba finetune --model {model} --data VIDEOS --output_dir RESULT",
+    VideoMambaForVideoTextPreTraining: "videomamba finetune-retrieval --model {model} --data LIST --output_dir RESULT",
+    VideoMambaForVideoTextRetrieval: "videomamba index VIDEOS --model {model} --index INDEX",
+}
 
 
 def train(trainer: VideoMambaTrainer, settings: dict) -> None:
@@ -40,6 +55,7 @@ def train(trainer: VideoMambaTrainer, settings: dict) -> None:
     if trainer.is_world_process_zero():
         num_validation = len(trainer.eval_dataset) if trainer.eval_dataset else 0
         print(f"{len(clips)} to train on, {num_validation} to validate on")
+        print(describe_model(model_of(trainer)))
         print(describe(trainer))
         if trainer.num_steps < FEW_STEPS:
             print(
@@ -53,6 +69,23 @@ def train(trainer: VideoMambaTrainer, settings: dict) -> None:
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
+
+
+def model_of(trainer: VideoMambaTrainer) -> PreTrainedModel:
+    """What is saved in the end: of a student that learns from a teacher its classifier."""
+    return trainer.model if isinstance(trainer.model, PreTrainedModel) else trainer.model.classifier
+
+
+def describe_model(model: PreTrainedModel) -> str:
+    """Parameters, shape of an input, and how many tokens are made of it."""
+    config = getattr(model.config, "vision_config", model.config)
+    height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    some = "" if trained == model.num_parameters() else f", of which {trained:,} learn"
+    what = "an image" if config.num_frames is None else f"a clip of {config.num_frames} frames"
+    rows, columns = config.grid_size
+    tokens = 1 + config.num_temporal_positions * rows * columns  # CLS, then patches
+    return f"{model.num_parameters():,} parameters{some}; {what} of {height} x {width} pixels is {tokens:,} tokens"
 
 
 def describe(trainer: VideoMambaTrainer) -> str:
@@ -81,7 +114,9 @@ def save_and_validate(trainer: VideoMambaTrainer, unreadable: UnreadableFiles) -
 
 
 def finish(trainer: VideoMambaTrainer) -> None:
-    """Uploads the model, if that is wanted, and ends the group of processes: left to themselves, some abort at their end.
+    """Uploads the model, if that is wanted, and says where it is and what can be done with it.
+
+    Ends the group of processes: left to themselves, some abort at their end.
 
     Raises:
         FileNotFoundError: if the output directory was removed during the run.
@@ -91,4 +126,7 @@ def finish(trainer: VideoMambaTrainer) -> None:
         release(trainer.args.output_dir)
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
+    if trainer.is_world_process_zero():
+        directory = shlex.quote(str(trainer.args.output_dir))
+        print(f"the model is in {directory}; next: {NEXT[type(model_of(trainer))].format(model=directory)}")
     PartialState().destroy_process_group()

@@ -14,6 +14,7 @@ from ..modeling_videomamba_video_text import (
     VideoMambaVideoTextOutput,
 )
 from .arguments import VideoMambaTrainingArguments
+from .cards import without_place
 from .optimization import video_text_settings
 from .trainer import VideoMambaTrainer
 from .video_text import OneMediumSampler
@@ -121,5 +122,6 @@ def save_companions(trainer: VideoTextTrainer, tokenizer: PreTrainedTokenizerBas
         tokenizer.save_pretrained(output_dir)
         name = trainer.args.hub_model_id or output_dir.name
         data = " and ".join(f"{len(places):,} {medium}" for medium, places in media.items() if places)
-        rows = "\n".join(f"| {option} | {value} |" for option, value in settings.items() if value is not None)
+        shown = {option: without_place(value) if isinstance(value, str) else value for option, value in settings.items()}
+        rows = "\n".join(f"| {option} | {value} |" for option, value in shown.items() if value is not None)
         (output_dir / "README.md").write_text(CARD.format(name=name, data=data, rows=rows), encoding="utf-8")

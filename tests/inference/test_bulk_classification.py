@@ -455,7 +455,7 @@ class TestProcesses:
         "launcher",
         [
             ["torch.distributed.run", "--standalone", "--nproc_per_node=2"],
-            ["accelerate.commands.launch", "--config_file=examples/accelerate/ddp.yaml", "--num_processes=2"],
+            ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2"],
         ],
     )
     def test_launchers_start_the_processes_too(self, videos, model, tmp_path, launcher):

@@ -1,21 +1,19 @@
-"""Fully sharded data parallelism, over gloo on the CPU. (accelerate offers it on GPUs only: the configuration file is read,
-not run.)"""
+"""Fully sharded data parallelism, over gloo on the CPU. (accelerate offers it on GPUs only: the command in docs/fine-tune.md is
+read, not run.)"""
 
-from pathlib import Path
+import re
+import shlex
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from accelerate.commands.config import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
 from torch.distributed.fsdp import fully_shard
 
 from modeling_videomamba import VideoMambaForVideoClassification
 from modeling_videomamba.modeling_videomamba import VideoMambaLayer
 from modeling_videomamba.training.optimization import parameter_groups, parameter_settings
-from tests.conftest import small_config
-
-
-ACCELERATE = Path(__file__).parents[2] / "examples/accelerate"
+from tests.conftest import ROOT, small_config
 
 
 def train(model: torch.nn.Module, settings: dict, pixel_values: torch.Tensor, labels: torch.Tensor) -> None:
@@ -61,8 +59,12 @@ def test_two_shards_train_as_the_whole_model(tmp_path):
         torch.testing.assert_close(sharded[name], whole[name].detach(), rtol=0, atol=1e-4)  # a step moves a weight by 1e-2
 
 
-def test_accelerate_reads_the_configurations():
-    ddp, fsdp = (load_config_from_file(str(ACCELERATE / f"{name}.yaml")) for name in ("ddp", "fsdp"))
-    assert ddp.distributed_type == "MULTI_GPU"
-    assert fsdp.distributed_type == "FSDP"
-    assert fsdp.fsdp_config["fsdp_transformer_layer_cls_to_wrap"] == VideoMambaLayer.__name__
+def test_accelerate_understands_the_command_of_the_guide():
+    guide = (ROOT / "docs/fine-tune.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    [command] = re.findall(r"^accelerate launch (.* --use_fsdp .*)$", guide, re.MULTILINE)
+    args = launch_command_parser().parse_args(shlex.split(command))
+    assert args.use_fsdp
+    assert args.fsdp_transformer_layer_cls_to_wrap == VideoMambaLayer.__name__
+    assert args.module
+    assert args.training_script == "modeling_videomamba"
+    assert args.training_script_args[0] == "finetune"
