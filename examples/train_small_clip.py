@@ -15,7 +15,7 @@ from transformers import CLIPConfig, CLIPModel, set_seed
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from modeling_videomamba.commands.command_line import run_command
-from modeling_videomamba.commands.parser import ArgumentParser
+from modeling_videomamba.commands.parser import DataclassParser
 from modeling_videomamba.data.images import read_image
 from modeling_videomamba.data.media_lists import label_names, load_media
 
@@ -42,7 +42,7 @@ def make_clip(image_size: int, patch_size: int, text_length: int) -> CLIPModel:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
+    parser = DataclassParser(description=__doc__)
     parser.add_argument("images", type=Path, help="folder with a folder a class in train/ and val/")
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR")
     parser.add_argument("--epochs", type=int, default=20)

@@ -18,7 +18,7 @@ SMALL_MODEL = json.dumps({"hidden_size": 16, "num_hidden_layers": 2, "image_size
 
 def command(name: str) -> tuple[str, ...]:
     """What Python, or a launcher of several processes, is to run for `videomamba NAME`."""
-    return "-m", "modeling_videomamba.commands", name
+    return "-m", "modeling_videomamba", name
 
 
 def options(data: Path, output_dir: Path, **changed) -> list[str]:

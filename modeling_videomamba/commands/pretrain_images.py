@@ -2,7 +2,7 @@
 
     videomamba pretrain-images --recipe videomamba-ti-in1k --data imagenet
     videomamba pretrain-images --recipe videomamba-ti-in1k-res448 --data imagenet --model my-ti
-    accelerate launch --config_file examples/accelerate/ddp.yaml -m modeling_videomamba.commands pretrain-images --recipe ...
+    torchrun --nproc_per_node 8 -m modeling_videomamba pretrain-images --recipe ...
 
 `imagenet` has a folder for each class in train/ and val/, or lists of images, or is a `datasets` data set; see --help. With a
 recipe of the paper, images are augmented, mixed and repeated, and the learning rate goes, as in the reference
@@ -20,9 +20,25 @@ from ..training.trainer import VideoMambaTrainer
 from .parser import parse_arguments
 
 
+ESSENTIAL = (
+    "model",
+    "data",
+    "output_dir",
+    "recipe",
+    "model_config",
+    "num_train_epochs",
+    "learning_rate",
+    "image_size",
+    "per_device_train_batch_size",
+    "bf16",
+)
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = (ModelArguments, DataArguments, AugmentationArguments, VideoMambaTrainingArguments)
-    model_args, data_args, augmentation, args = parse_arguments(*arguments, description=__doc__, argv=argv)
+    model_args, data_args, augmentation, args = parse_arguments(
+        *arguments, description=__doc__, argv=argv, essential=ESSENTIAL
+    )
     set_seed(args.seed)
     task = prepare_classification("image", model_args, data_args, augmentation, args)
     trainer = VideoMambaTrainer(model=task.model, compute_loss_func=task.loss, **task.for_trainer)
