@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from modeling_videomamba.data.checks import check_picture
 from modeling_videomamba.training.arguments import (
     AlignmentArguments,
     AugmentationArguments,
@@ -12,7 +13,6 @@ from modeling_videomamba.training.arguments import (
     PretrainingDataArguments,
     VideoMambaTrainingArguments,
 )
-from modeling_videomamba.training.checks import check_picture
 from modeling_videomamba.training.video_text_pretraining import (
     VideoTextAlignmentArguments,
     VideoTextDataArguments,

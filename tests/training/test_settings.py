@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 import pytest
 from transformers import TrainingArguments
 
+from modeling_videomamba.data.settings import check_settings, compare_settings
 from modeling_videomamba.training.arguments import (
     AlignmentArguments,
     AugmentationArguments,
@@ -13,7 +14,7 @@ from modeling_videomamba.training.arguments import (
     ModelArguments,
     VideoMambaTrainingArguments,
 )
-from modeling_videomamba.training.settings import check_settings, compare_settings, settings_of
+from modeling_videomamba.training.settings import settings_of
 
 
 # What may change: how a run is written down and how often it is looked at, and how many machines do what at once

@@ -1,4 +1,4 @@
-"""An `evaluate` metric that needs no hub: `evaluate.load("examples/metrics/mean_squared_error.py")`."""
+"""An `evaluate` metric that needs no hub: `evaluate.load("modeling_videomamba/training/evaluate_metrics/mean_squared_error.py")`."""
 
 import datasets
 import evaluate

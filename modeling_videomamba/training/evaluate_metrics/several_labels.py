@@ -1,4 +1,4 @@
-"""An `evaluate` metric that needs no hub: `evaluate.load("examples/metrics/several_labels.py")`."""
+"""An `evaluate` metric that needs no hub: `evaluate.load("modeling_videomamba/training/evaluate_metrics/several_labels.py")`."""
 
 import datasets
 import evaluate

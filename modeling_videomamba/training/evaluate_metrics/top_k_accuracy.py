@@ -1,4 +1,4 @@
-"""An `evaluate` metric that needs no hub: `evaluate.load("examples/metrics/top_k_accuracy.py")`."""
+"""An `evaluate` metric that needs no hub: `evaluate.load("modeling_videomamba/training/evaluate_metrics/top_k_accuracy.py")`."""
 
 import datasets
 import evaluate
