@@ -29,7 +29,7 @@ def classify(model: Path, videos: Path, num_processes: int) -> tuple[float, floa
     count = len(list(videos.iterdir()))
     with tempfile.TemporaryDirectory() as output_dir:
         options = {"model": model, "videos": videos, "output_dir": output_dir, "num_processes": num_processes}
-        command = [sys.executable, "-m", "modeling_videomamba.commands", "classify-many"]
+        command = [sys.executable, "-m", "modeling_videomamba", "classify-many"]
         start = time.perf_counter()
         process = subprocess.run(
             [*command, *(part for name, value in options.items() for part in (f"--{name}", str(value)))],

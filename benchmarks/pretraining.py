@@ -33,9 +33,9 @@ from modeling_videomamba.commands import finetune as finetune_command
 from modeling_videomamba.commands import pretrain_images, pretrain_masked
 from modeling_videomamba.data import clips
 from modeling_videomamba.data.masking import MASK_TYPES
+from modeling_videomamba.data.settings import check_settings
 from modeling_videomamba.flop_counter import count_flops
 from modeling_videomamba.training.recipe import read_recipe
-from modeling_videomamba.training.settings import check_settings
 from modeling_videomamba.training.teachers import load_clip
 from modeling_videomamba.video_decoding import decode_video
 

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from modeling_videomamba import VideoMambaVideoProcessor
 from modeling_videomamba.commands.command_line import run_command
-from modeling_videomamba.commands.parser import ArgumentParser, Help
+from modeling_videomamba.commands.parser import DataclassParser
 from modeling_videomamba.data.masking import MASK_TYPES, draw_noise, mask_patches
 from modeling_videomamba.inference.answer_picture import MOST_FRAMES, frame_strip
 from modeling_videomamba.training.teachers import ClipTeacher, load_clip
@@ -25,7 +25,7 @@ def visible_part(clip: Tensor, masked: Tensor, patch_size: int) -> Tensor:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__, formatter_class=Help)
+    parser = DataclassParser(description=__doc__)
     parser.add_argument("video")
     parser.add_argument("picture", help="where to write it, .png, .pdf or .svg")
     parser.add_argument("--teacher", help="a CLIP model: a directory or a hub repository")

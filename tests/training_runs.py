@@ -1,7 +1,8 @@
-"""Training scripts at test size, in this process or in one of their own, and what they leave behind."""
+"""Training commands at test size, in this process or in one of their own, and what they leave behind."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ SMALL_MODEL = json.dumps({"hidden_size": 16, "num_hidden_layers": 2, "image_size
 
 def command(name: str) -> tuple[str, ...]:
     """What Python, or a launcher of several processes, is to run for `videomamba NAME`."""
-    return "-m", "modeling_videomamba.commands", name
+    return "-m", "modeling_videomamba", name
 
 
 def options(data: Path, output_dir: Path, **changed) -> list[str]:
@@ -66,6 +67,18 @@ def start(*command, **environment) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def interrupt(whole: Path, part: Path, after: int) -> None:
+    """Makes of a whole run what it left when it was killed while it wrote the checkpoint that followed the one of a step."""
+    shutil.copytree(whole, part)
+    (part / "model.safetensors").unlink()
+    folders = {int(folder.name.split("-")[1]): folder for folder in part.glob("checkpoint-*")}
+    assert after in folders and after < max(folders), "there is nothing to interrupt"
+    _, half_written, *later = (folders[step] for step in sorted(folders) if step >= after)
+    (half_written / "trainer_state.json").write_text('{"epoch": ')
+    for folder in later:
+        shutil.rmtree(folder)
 
 
 def kill_after_checkpoint(process: subprocess.Popen, output_dir: Path, step: int) -> None:

@@ -68,16 +68,16 @@ def main() -> None:
     images, distilled, pretrained, finetuned = (output / stage for stage in STAGES)
     image_data = ["--data", digits / "images"]
     pretraining = ["--recipe", "digits-images", *image_data]
-    run("modeling_videomamba.commands", "pretrain-images", *pretraining, "--output_dir", images, *options)
+    run("modeling_videomamba", "pretrain-images", *pretraining, "--output_dir", images, *options)
     distillation = ["--recipe", "digits-distillation", "--teacher", images, *image_data]
-    run("modeling_videomamba.commands", "distill", *distillation, "--output_dir", distilled, *options)
+    run("modeling_videomamba", "distill", *distillation, "--output_dir", distilled, *options)
     alignment = ["--recipe", "digits-masked", "--model", distilled, "--teacher", teacher, "--data", digits / "clips"]
-    run("modeling_videomamba.commands", "pretrain-masked", *alignment, "--output_dir", pretrained, *options)
+    run("modeling_videomamba", "pretrain-masked", *alignment, "--output_dir", pretrained, *options)
     finetuning = ["--recipe", "digits-finetuning", "--model", pretrained, "--data", digits / "few_labels"]
-    run("modeling_videomamba.commands", "finetune", *finetuning, "--output_dir", finetuned, *options)
+    run("modeling_videomamba", "finetune", *finetuning, "--output_dir", finetuned, *options)
     draw_loss_curves(output)
     evaluation = ["--model", finetuned, "--data", digits / "few_labels"]
-    run("modeling_videomamba.commands", "evaluate", *evaluation, "--output_dir", output / "results")
+    run("modeling_videomamba", "evaluate", *evaluation, "--output_dir", output / "results")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from examples.demos.render_demo_clips import CLASSES, cut, draw_path, load, render, write
 from modeling_videomamba.commands.command_line import run_command
-from modeling_videomamba.commands.parser import ArgumentParser
+from modeling_videomamba.commands.parser import DataclassParser
 
 
 MOVEMENTS = {
@@ -56,7 +56,7 @@ def caption(movement: str, thing: str) -> str:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
+    parser = DataclassParser(description=__doc__)
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR")
     parser.add_argument("--clips-per-caption", type=int, default=CLIPS_PER_CAPTION["train"], help="of the training split")
     parser.add_argument("--height", type=int, default=72, help="of a frame in pixels, a multiple of 6")

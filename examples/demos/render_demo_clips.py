@@ -23,7 +23,7 @@ from torch.nn.functional import grid_sample, interpolate
 from tqdm import tqdm
 
 from modeling_videomamba.commands.command_line import run_command
-from modeling_videomamba.commands.parser import ArgumentParser
+from modeling_videomamba.commands.parser import DataclassParser
 
 
 PHOTOGRAPHS = {
@@ -116,7 +116,7 @@ def load(name: str) -> Tensor:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
+    parser = DataclassParser(description=__doc__)
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR")
     parser.add_argument("--clips-per-class", type=int, default=400, help="of the training split; the others are smaller")
     parser.add_argument("--height", type=int, default=96, help="of a frame in pixels, even")

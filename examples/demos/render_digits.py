@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from examples.demos.render_demo_clips import PHOTOGRAPHS, load, vary, write
 from modeling_videomamba.commands.command_line import run_command
-from modeling_videomamba.commands.parser import ArgumentParser
+from modeling_videomamba.commands.parser import DataclassParser
 
 
 DIGITS = {"train": slice(0, 1000), "val": slice(1000, 1300), "test": slice(1300, 1797)}  # of scikit-learn's 1,797
@@ -100,7 +100,7 @@ def crossing(direction: str, random: np.random.Generator) -> np.ndarray:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
+    parser = DataclassParser(description=__doc__)
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR")
     parser.add_argument("--part", type=float, default=1.0, help="of the images and clips, to try something quickly")
     parser.add_argument("--seed", type=int, default=0)

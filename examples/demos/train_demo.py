@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m examples.demos.train_demo demo  # for a model this small one thread is the fastest
 
-It runs what a person would run: `render_demo_clips`, `videomamba finetune --recipe demo`, and `videomamba evaluate` on clips of
-photographs that were not trained on: as they are; with their frames in disorder; and with a second model, the same but for
+It runs what a person would run: `render_demo_clips`, `videomamba finetune --recipe demo`, and `videomamba evaluate` on clips
+of photographs that were not trained on: as they are; with their frames in disorder; and with a second model, the same but for
 seeing one frame at a time, whose scores for eight frames are averaged.
 """
 
@@ -17,7 +17,7 @@ import yaml
 
 from examples.demos.demo import copy_settings, count_parameters, run
 from modeling_videomamba.commands.command_line import run_command
-from modeling_videomamba.commands.parser import ArgumentParser
+from modeling_videomamba.commands.parser import DataclassParser
 from modeling_videomamba.training.recipe import RECIPES
 
 
@@ -72,7 +72,7 @@ licences) and with scikit-learn (china by danielbuechele and flower by vultilion
 
 
 def evaluate(model: Path, clips: Path, output_dir: Path, *args: object) -> dict:
-    run("modeling_videomamba.commands", "evaluate", "--model", model, "--data", clips, "--output_dir", output_dir, *args)
+    run("modeling_videomamba", "evaluate", "--model", model, "--data", clips, "--output_dir", output_dir, *args)
     return json.loads((output_dir / "results.json").read_text())
 
 
@@ -87,7 +87,7 @@ def write_log(state: Path, log: Path) -> None:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
+    parser = DataclassParser(description=__doc__)
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR")
     parser.add_argument("--clips-per-class", type=int, default=500)
     parser.add_argument("--epochs", type=float, help="other than the recipe's")
@@ -96,7 +96,7 @@ def main() -> None:
     epochs = ["--num_train_epochs", args.epochs, "--warmup_epochs", args.epochs / 10] if args.epochs else []
 
     rendering = run("examples.demos.render_demo_clips", clips, "--clips-per-class", args.clips_per_class)
-    train = ["modeling_videomamba.commands", "finetune", "--recipe", RECIPE, "--data", clips, *epochs]
+    train = ["modeling_videomamba", "finetune", "--recipe", RECIPE, "--data", clips, *epochs]
     training = run(*train, "--output_dir", output / "training")
     one_frame_config = yaml.safe_load(RECIPE.read_text())["model_config"] | ONE_FRAME
     run(*train, "--output_dir", output / "one_frame", "--model_config", json.dumps(one_frame_config))

@@ -19,7 +19,7 @@ from examples.demos.demo import copy_settings, count_parameters, run
 from modeling_videomamba import VideoMambaConfig, VideoMambaForVideoTextRetrieval, VideoMambaVideoTextConfig
 from modeling_videomamba.checkpoints.converter import processor_for
 from modeling_videomamba.commands.command_line import run_command
-from modeling_videomamba.commands.parser import ArgumentParser
+from modeling_videomamba.commands.parser import DataclassParser
 from modeling_videomamba.data.captions import load_captions
 from modeling_videomamba.inference.retrieval import metrics_table
 
@@ -75,8 +75,8 @@ The initialisation and the number of epochs were chosen with an eye on these cli
 
 ## Training
 
-`examples/demos/train_retrieval_demo.py` renders {training_clips:,} clips of photographs from scikit-image and scikit-learn, and
-trains for {epochs:g} epochs, {minutes:.0f} minutes on {cores} CPU cores, with the contrastive and the matching loss.
+`examples/demos/train_retrieval_demo.py` renders {training_clips:,} clips of photographs from scikit-image and scikit-learn,
+and trains for {epochs:g} epochs, {minutes:.0f} minutes on {cores} CPU cores, with the contrastive and the matching loss.
 
 The photographs come with scikit-image (its documentation names their sources and licences) and with scikit-learn (china by
 danielbuechele and flower by vultilion, both CC BY 2.0).
@@ -104,7 +104,7 @@ def start(directory: Path, captions: Path) -> None:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
+    parser = DataclassParser(description=__doc__)
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR")
     parser.add_argument("--clips-per-caption", type=int, default=24)
     parser.add_argument("--epochs", type=float, default=30)
@@ -116,7 +116,7 @@ def main() -> None:
     options = [str(text) for name, value in TRAINING.items() for text in (f"--{name}", value)]
     options += ["--num_train_epochs", str(args.epochs), "--model", args.output / "start", "--output_dir", model]
     minutes = run(
-        "modeling_videomamba.commands",
+        "modeling_videomamba",
         "finetune-retrieval",
         "--data",
         clips / "train.json",
@@ -130,7 +130,7 @@ def main() -> None:
     names = "config.json", "tokenizer.json", "tokenizer_config.json", "video_preprocessor_config.json"
     copy_settings(model, demo, *names)
     run(
-        "modeling_videomamba.commands",
+        "modeling_videomamba",
         "evaluate-retrieval",
         "--model",
         demo,

@@ -1,12 +1,11 @@
-"""Classifies video files and prints the five likeliest labels of each.
+"""Classifies videos, and prints the five likeliest labels of each.
 
-    videomamba classify examples/demo_clips
-    videomamba classify holiday.mp4 dog.webm --model my-model --num-clips 4 --num-crops 3
-    videomamba classify my_videos --model my-model --picture answers.png
+    videomamba classify holiday.mp4 dog.webm --model videomamba-m-k400
+    videomamba classify my_videos --model my-model --num-clips 4 --num-crops 3 --picture answers.png
     videomamba classify long.mp4 --model my-model --num-frames 900
 
-A model is a directory made by `videomamba convert` or by fine-tuning, or a repository on the hub. The default is
-videomamba-demo, which knows eight movements of a camera and nothing else.
+A model is the name of a released checkpoint, a directory that `videomamba convert` or a training wrote, or a repository on the
+hub. The default, videomamba-demo, knows eight movements of a camera and nothing else.
 """
 
 import sys
@@ -15,80 +14,48 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 from transformers.utils import logging
 
 from .. import VideoMambaForVideoClassification, scan_report
-from ..checkpoints.by_name import DEMO_MODEL
+from ..checkpoints.by_name import check_model
+from ..data.checks import check_picture, require_at_least_one
 from ..data.media_files import printable, reason_of, search_folder
-from ..training.checks import check_picture, require_at_least_one
-from .parser import ArgumentParser
+from .parser import DataclassParser
 
 
+ESSENTIAL = ("model", "num_frames", "num_clips", "num_crops", "picture", "bf16", "device")
+MOST_LABELS = 5
 MOST_ROWS = 40  # of a picture
-
-
-def list_videos(arguments: list[str]) -> list[str]:
-    """Files and addresses as they are, and in place of a folder the videos in it."""
-    videos = []
-    for argument in arguments:
-        videos += map(str, search_folder(Path(argument), "video")) if Path(argument).is_dir() else [argument]
-    return videos
-
-
-@contextmanager
-def progress_bar(model: VideoMambaForVideoClassification, num_views: int) -> Iterator[tqdm]:
-    """Counts the blocks that views have gone through; on a terminal, and not before it has taken two seconds."""
-    layers = model.videomamba.layers
-    with tqdm(total=num_views * len(layers), unit="block", disable=None, delay=2, leave=False) as bar:
-
-        def count(*_: object) -> None:
-            bar.update()
-
-        hooks = [layer.register_forward_hook(count) for layer in layers]
-        try:
-            yield bar
-        finally:
-            for hook in hooks:
-                hook.remove()
+BAR = 24  # characters of a score of 100 %
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__)
+    parser = DataclassParser(description=__doc__, essential=ESSENTIAL)
     parser.add_argument("videos", nargs="+", help="paths or http(s) addresses of videos; folders are searched for videos")
-    parser.add_argument("--model", default=str(DEMO_MODEL), help="directory or hub repository of a VideoMamba classifier")
-    parser.add_argument(
-        "--num-frames", "--frames", type=int, help="frames to sample (default: what the model was trained on), any number"
-    )
+    parser.add_argument("--model", default="videomamba-demo", help="name, directory or hub repository of a classifier")
+    parser.add_argument("--num-frames", type=int, help="frames to sample, any number, if other than the model's")
     parser.add_argument("--num-clips", type=int, default=1, help="clips over the video whose scores are averaged")
     parser.add_argument("--num-crops", type=int, default=1, help="crops along the longer side whose scores are averaged")
     parser.add_argument("--picture", help=f"file to draw frames and labels into, of the first {MOST_ROWS} videos")
-    parser.add_argument(
-        "--bf16", action="store_true", help="half the precision, and faster where the processor has units for it"
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--bf16", action="store_true", help="half the precision; faster where the processor has units for it")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where the model runs")
     args = parser.parse_args(argv)
     logging.disable_progress_bar()
-    try:
-        require_at_least_one(args, "num_frames", "num_clips", "num_crops")
-        videos = list_videos(args.videos)
-    except ValueError as error:
-        parser.error(str(error))
+    require_at_least_one(args, "num_frames", "num_clips", "num_crops")
     if args.picture:
-        try:
-            from ..inference.answer_picture import draw_answers, frame_strip, picture_suffixes
+        from ..inference.answer_picture import draw_answers, frame_strip, picture_suffixes
 
-            check_picture(args.picture, picture_suffixes())
-        except ImportError as error:
-            parser.error(f"--picture: {error}. It comes with `pip install '.[train]'`.")
-        except ValueError as error:
-            parser.error(str(error))
-
+        check_picture(args.picture, picture_suffixes())
+    check_model(args.model)
+    videos = list_videos(args.videos)
     dtype = torch.bfloat16 if args.bf16 else torch.float32
     model = AutoModelForVideoClassification.from_pretrained(args.model, dtype=dtype).to(args.device).eval()
     processor = AutoVideoProcessor.from_pretrained(args.model)
-    print(f"{args.model}: {model.num_parameters():,} parameters, {scan_report(args.device)}")
+    chosen = scan_report(args.device).partition(" (")[0]
+    print(f"{args.model}: {model.num_parameters():,} parameters, {chosen}")
 
     num_frames = args.num_frames or model.config.num_frames
     views, num_views = {"num_clips": args.num_clips, "num_crops": args.num_crops}, args.num_clips * args.num_crops
@@ -105,21 +72,62 @@ def main(argv: list[str] | None = None) -> None:
             tqdm.write(f"\nerror: {printable(reason_of(error, video))}", file=sys.stderr)
             unreadable += 1
             continue
-        is_regression = model.config.problem_type == "regression"
         [scores] = processor.post_process_video_classification(logits, num_views, model.config.problem_type)
-
-        size = f"{metadata.total_num_frames} frames of {metadata.width} x {metadata.height}"
-        decoded = f"{num_views} view(s) of {num_frames} frames, decoded by {metadata.video_backend}"
-        best = scores.topk(min(5, len(scores)))
-        answers = [
-            f"{f'{score:8.3f}' if is_regression else f'{score:6.1%}'}  {model.config.id2label[label]}"
-            for score, label in zip(best.values.tolist(), best.indices.tolist())
-        ]
-        tqdm.write("\n  ".join([f"\n{printable(video)}: {size}, {decoded}", *answers]))
+        is_regression = model.config.problem_type == "regression"
+        answers, bars = describe(scores, model.config.id2label, is_regression)
+        seen = f"{num_frames} frames" if num_views == 1 else f"{num_views} views of {num_frames} frames"
+        size = f"{metadata.total_num_frames} of {metadata.width} x {metadata.height}"
+        tqdm.write(f"\n{printable(video)}  ({seen} of {size}, decoded by {metadata.video_backend})")
+        for answer, bar in zip(answers, bars):
+            tqdm.write(f"  {answer}  {draw_bar(bar)}".rstrip())
         if args.picture and len(rows) < MOST_ROWS:
             clip = clips[args.num_crops // 2]  # the first one, its middle crop
-            bars = [0.0] * len(answers) if is_regression else best.values.tolist()
             rows.append((printable(video), frame_strip(clip, processor.image_mean, processor.image_std), answers, bars))
     if rows:
         draw_answers(rows).savefig(args.picture, dpi=100)
     sys.exit(1 if unreadable else 0)
+
+
+def list_videos(arguments: list[str]) -> list[str]:
+    """Files and addresses as they are, and in place of a folder the videos in it."""
+    videos = []
+    for argument in arguments:
+        videos += map(str, search_folder(Path(argument), "video")) if Path(argument).is_dir() else [argument]
+    return videos
+
+
+def describe(scores: Tensor, names: dict[int, str], is_regression: bool) -> tuple[list[str], list[float]]:
+    """A line for each of the likeliest labels, in columns, and the lengths of their bars, from 0 to 1.
+
+    Args:
+        scores: `(labels,)`.
+    """
+    best = scores.topk(min(MOST_LABELS, len(scores)))
+    labels = [names[label] for label in best.indices.tolist()]
+    values = best.values.tolist()
+    texts = [f"{value:8.3f}" if is_regression else f"{value:6.1%}" for value in values]
+    width = max(map(len, labels))
+    lines = [f"{text}  {label:{width}}" for text, label in zip(texts, labels)]
+    return lines, [0.0] * len(lines) if is_regression else values
+
+
+def draw_bar(part: float) -> str:
+    block = "█" if (sys.stdout.encoding or "").lower().startswith("utf") else "#"
+    return block * round(part * BAR)
+
+
+@contextmanager
+def progress_bar(model: VideoMambaForVideoClassification, num_views: int) -> Iterator[tqdm]:
+    """Counts the layers that views have gone through; on a terminal, and not before it has taken two seconds."""
+    layers = model.videomamba.layers
+    with tqdm(total=num_views * len(layers), unit="layer", disable=None, delay=2, leave=False) as bar:
+
+        def count(*_: object) -> None:
+            bar.update()
+
+        hooks = [layer.register_forward_hook(count) for layer in layers]
+        try:
+            yield bar
+        finally:
+            for hook in hooks:
+                hook.remove()

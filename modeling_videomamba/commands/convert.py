@@ -2,7 +2,6 @@
 
     videomamba convert videomamba-m-k400 my-model          a released one, downloaded from the hub
     videomamba convert checkpoint.pth my-model --labels kinetics-400            a file of your own
-    videomamba convert --list
     videomamba convert --all models
     videomamba convert --to-official my-model checkpoint.pth
 
@@ -29,7 +28,10 @@ from ..checkpoints.released import ALIASES, find_released, load_released
 from ..checkpoints.verification import verify
 from ..data.unfinished import check_free
 from .command_line import one_line
-from .parser import ArgumentParser
+from .parser import DataclassParser
+
+
+ESSENTIAL = ("labels", "all", "to_official", "verify", "push_to_hub")
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -47,13 +49,11 @@ def _not_json(constant: str) -> None:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = ArgumentParser(description=__doc__)
+    parser = DataclassParser(description=__doc__, essential=ESSENTIAL)
     parser.add_argument("source", nargs="?", help="name of a released checkpoint, or an official file, .pth or .safetensors")
     parser.add_argument("output", nargs="?", help="directory to write; must not exist, or be empty")
-    command = parser.add_mutually_exclusive_group()
-    command.add_argument("--list", action="store_true", help="print the released checkpoints and their aliases")
-    command.add_argument("--all", metavar="DIRECTORY", help="convert all released checkpoints into this directory")
-    command.add_argument("--to-official", action="store_true", help="from a model directory to an official-layout .pth")
+    parser.add_argument("--all", metavar="DIRECTORY", help="convert all released checkpoints into this directory")
+    parser.add_argument("--to-official", action="store_true", help="from a model directory to an official-layout .pth")
     parser.add_argument(
         "--verify", action="store_true", help="compare with an independent forward pass on the official tensors"
     )
@@ -63,32 +63,34 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="of a video-text model: a directory, a hub repository, or none (default: %(default)s)",
     )
     parser.add_argument("--push-to-hub", metavar="REPO", help="then upload the directory to this repository")
-
-    own = parser.add_argument_group("for a file of your own")
-    own.add_argument("--labels", help=f"label names: a file, or one of {', '.join(LABEL_FILES)}, breakfast")
-    own.add_argument(
+    parser.add_argument(
+        "--labels", help=f"of your own file, names of its labels: a file, or {', '.join(LABEL_FILES)}, breakfast"
+    )
+    parser.add_argument(
         "--set",
         dest="overrides",
         metavar="KEY=VALUE",
         type=parse_setting,
         action="append",
-        help="configuration field that no tensor tells, with a JSON value; repeatable. 'image_size=[40,24]', patch_stride=8, "
-        "layer_norm_eps=1e-3, drop_path_rate=0.1",
+        help="a configuration field that no tensor of your own file tells, with a JSON value; repeatable: "
+        "'image_size=[40,24]', patch_stride=8, layer_norm_eps=1e-3, drop_path_rate=0.1",
     )
-    own.add_argument("--num-labels", type=int, help="keep the first rows of the head only: 400 of a Kinetics-710 head")
-    own.add_argument("--num-frames", type=int, help="interpolate to this number of frames; makes an image model a video one")
-    own.add_argument("--image-size", type=int, help="interpolate to square frames of this many pixels")
-    own.add_argument("--tubelet-size", type=int, help="frames a patch spans, when an image model becomes a video one")
-    own.add_argument("--inflation", choices=("center", "mean"), default="center", help="and how its kernel fills them")
-    own.add_argument(
+    parser.add_argument("--num-labels", type=int, help="keep the first rows of the head only: 400 of a Kinetics-710 head")
+    parser.add_argument("--num-frames", type=int, help="interpolate to so many frames; makes an image model a video one")
+    parser.add_argument("--image-size", type=int, help="interpolate to square frames of this many pixels")
+    parser.add_argument("--tubelet-size", type=int, help="frames a patch spans, when an image model becomes a video one")
+    parser.add_argument("--inflation", choices=("center", "mean"), default="center", help="and how its kernel fills them")
+    parser.add_argument(
         "--assume-videomamba",
         action="store_true",
         default=None,
         help="convert it even if it seems to be a checkpoint of Vision Mamba (Vim) or VideoMambaPro",
     )
     args = parser.parse_args(argv)
-    if not (args.list or args.all) and args.output is None:
-        parser.error("give a source and an output, --list, or --all DIRECTORY")
+    if args.all and (args.to_official or args.source):
+        parser.error("--all converts every released checkpoint: give neither a source nor --to-official")
+    if not args.all and args.output is None:
+        parser.error("Give a source and an output, or --all DIRECTORY. videomamba list shows the released checkpoints.")
     for_a_file = {
         "--labels": args.labels,
         "--set": args.overrides,
@@ -99,7 +101,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--assume-videomamba": args.assume_videomamba,
     }
     given = [option for option, value in for_a_file.items() if value is not None]
-    if given and (args.list or args.all or args.to_official or not is_path(args.source)):
+    if given and (args.all or args.to_official or not is_path(args.source)):
         parser.error(f"{', '.join(given)}: for a file of your own, given by its path, not for a released checkpoint")
     if args.verify and (args.num_frames or args.image_size):
         parser.error("--verify compares at the checkpoint's own size: leave --num-frames and --image-size out")
@@ -161,25 +163,9 @@ def convert_all(directory: Path, args: argparse.Namespace) -> int:
     return sum(outcome != "converted" for outcome in outcomes.values())
 
 
-def print_released() -> None:
-    row_format = "{:40s} {:21s} {:>6} {:>6} {:>6} {:>5} {:>5} {:>6} {:>9}  {}"
-    head = ("name", "task", "frames", "pixels", "views", "top-1", "top-5", "GFLOPs", "with scan", "initialised from")
-    print(row_format.format(*head))
-    for row in load_released().values():
-        views = f"{row.clips}x{row.crops}" if row.clips else ""
-        claims = (row.top1, row.top5, row.gflops, row.gflops_with_scan)
-        numbers = (row.frames or 1, row.resolution, views, *("" if claim is None else claim for claim in claims))
-        print(row_format.format(row.id, row.task, *numbers, row.parent or "scratch"))
-    print("\naliases")
-    for alias, name in ALIASES.items():
-        print(f"  {alias:30s} {name}")
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    if args.list:
-        print_released()
-    elif args.all:
+    if args.all:
         sys.exit(1 if convert_all(Path(args.all), args) else 0)
     elif args.to_official:
         save_official(args.source, args.output)

@@ -2,7 +2,7 @@
 
     videomamba distill --recipe videomamba-m-in1k --data imagenet --teacher my-small
     videomamba distill --recipe video-distillation --data my_videos --teacher videomamba-ti-k400-f8 \\
-        --model_config '{"hidden_size": 384, "num_hidden_layers": 24, "num_frames": 8}' --output_dir my-model
+        --model-config '{"hidden_size": 384, "num_hidden_layers": 24, "num_frames": 8}' --output-dir my-model
 
 Large VideoMambas overfit on images; aligned with a small one, they do not (section 3.2 and Fig. 6 of the paper). The student
 sees the same augmented and mixed images as the teacher. Its loss is that of classification plus, over all tokens, CLS
@@ -27,9 +27,27 @@ from ..training.run import finish, save_and_validate, train
 from .parser import parse_arguments
 
 
+ESSENTIAL = (
+    "teacher",
+    "media",
+    "model",
+    "data",
+    "output_dir",
+    "recipe",
+    "model_config",
+    "num_train_epochs",
+    "learning_rate",
+    "image_size",
+    "per_device_train_batch_size",
+    "bf16",
+)
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = (ModelArguments, DataArguments, AugmentationArguments, DistillationArguments, VideoMambaTrainingArguments)
-    model_args, data_args, augmentation, distillation, args = parse_arguments(*arguments, description=__doc__, argv=argv)
+    model_args, data_args, augmentation, distillation, args = parse_arguments(
+        *arguments, description=__doc__, argv=argv, essential=ESSENTIAL
+    )
     if not distillation.teacher:
         raise ValueError("Give the --teacher: a smaller model, trained before.")
     if model_args.freeze_backbone:

@@ -1,8 +1,8 @@
 """Measures a video classifier, or a regressor, on labelled videos: top-1 and top-5, or the mean squared error.
 
-    videomamba evaluate --model my-model --data my_videos --output_dir my-results
+    videomamba evaluate --model my-model --data my_videos --output-dir my-results
     videomamba evaluate --model videomamba-ti-ssv2-f8 --recipe videomamba-ti-ssv2-f8 ...
-    torchrun --nproc_per_node 4 examples/evaluate_video_classification.py --num_clips 4 --num_crops 3 ...
+    torchrun --nproc_per_node 4 -m modeling_videomamba evaluate --num-clips 4 --num-crops 3 ...
 
 The scores of a video are the mean over its views, `num_clips` times `num_crops` of them. A fine-tuning recipe may say how its
 data are read, viewed and merged, all of which is in DataArguments; its other keys are left out. Above all its `model` is what
@@ -13,40 +13,52 @@ block for a model card. Every video is written down as soon as it is scored: an 
 goes on where it was, with however many processes. A second evaluation on the same directory is refused while it lasts.
 """
 
-import json
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
 import datasets
-import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers.utils import logging
 
-from .. import VideoMambaForVideoClassification, scan_report
-from ..data.clips import UNREADABLE_LABEL, EvaluationViews, UnreadableFiles, drawn_from
+from .. import scan_report
+from ..data.checks import require_at_least_one
+from ..data.clips import EvaluationViews, UnreadableFiles
 from ..data.frame_sampling import FRAME_SAMPLINGS
 from ..data.interruption import say_when_interrupted
 from ..data.label_sets import label_vectors
 from ..data.media_lists import cut_into_windows, label_ids, label_names, label_values, load_media
-from ..data.outputs import check_held, hold, release, replacing
-from ..inference.card_results import results_card, update_card
-from ..inference.classifier import classify_views, fingerprint_of, load_classifier
-from ..inference.confusion_matrix import draw_confusion_matrix
-from ..inference.score_files import add_row, fingerprint, open_part, read_parts
-from ..inference.views import group, list_samples, merge
+from ..data.outputs import hold, release
+from ..data.settings import check_settings
+from ..inference.card_results import update_card
+from ..inference.classifier import fingerprint_of, load_classifier
+from ..inference.evaluation import ViewsToDo, score_samples, write_results
+from ..inference.score_files import fingerprint, read_parts
+from ..inference.views import group, list_samples
 from ..training.arguments import DataArguments
-from ..training.checks import require_at_least_one
 from ..training.metrics import metrics_of
 from ..training.models import labels_of
-from ..training.settings import check_settings
 from .parser import parse_arguments
+
+
+ESSENTIAL = (
+    "model",
+    "data",
+    "output_dir",
+    "split",
+    "labels",
+    "num_clips",
+    "num_crops",
+    "num_frames",
+    "merge",
+    "recipe",
+    "bf16",
+)
 
 
 @dataclass
@@ -86,84 +98,17 @@ def load_split(args: DataArguments, split: str | None) -> tuple[Dataset, str]:
     raise ValueError(f"{args.data} has {wanted}.")
 
 
-class ViewsToDo(torch.utils.data.Dataset):
-    """`(index, views)` of the samples at `indices`; `None` in place of views that cannot be read."""
-
-    def __init__(self, views: EvaluationViews, indices: list[int], shuffle_frames: bool):
-        self.views, self.indices, self.shuffle_frames = views, indices, shuffle_frames
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, i: int) -> tuple[int, Tensor | None]:
-        index = self.indices[i]
-        item = self.views[index]
-        views = item["pixel_values"]  # (views, frames, 3, height, width)
-        if item["labels"][0] == UNREADABLE_LABEL:
-            return index, None
-        if self.shuffle_frames:
-            with drawn_from(index):
-                views = views[:, torch.randperm(views.shape[1])]
-        return index, views
-
-
-def write_results(
-    output_dir: Path,
-    samples: list[dict],
-    scored: dict[int, dict],
-    failed: dict[int, dict],
-    model: VideoMambaForVideoClassification,
-    settings: dict,
-) -> dict:
-    """Merges the samples, writes all files but the model's own card, and returns what is in results.json.
-
-    `scored` and `failed` are by place in `samples`.
-    """
-    check_held(output_dir)
-    if lost := [sample["video"] for i, sample in enumerate(samples) if i not in scored and i not in failed]:
-        raise ValueError(f"{output_dir} has no scores of {len(lost)} videos, such as {lost[0]}: start again.")
-    is_regression = model.config.problem_type == "regression"
-    has_several = model.config.problem_type == "multi_label_classification"
-    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    rows = [sample | {"scores": np.float32(scored[i]["scores"])} for i, sample in enumerate(samples) if i in scored]
-    if not rows:
-        raise ValueError(f"None of the {len(samples)} videos could be read.")
-
-    table = {name: [row[name] for row in rows] for name in rows[0]}
-    if has_several:
-        table["prediction"] = [[names[i] for i in np.flatnonzero(row["scores"] > 0.5)] for row in rows]
-        table["label"] = [[names[i] for i in np.flatnonzero(row["label"])] for row in rows]
-    else:
-        table["prediction"] = [row["scores"][0] if is_regression else names[row["scores"].argmax()] for row in rows]
-    if not is_regression and not has_several:
-        table["label"] = [names[label] for label in table["label"]]
-    with replacing(output_dir / "scores.parquet") as file:
-        Dataset.from_dict(table).to_parquet(file)
-
-    videos = merge(rows, settings["merge"])
-    labels = [video["label"] for video in videos]
-    merged_scores = np.stack([video["scores"] for video in videos])  # (videos, labels)
-    if not is_regression and not has_several:
-        figure = draw_confusion_matrix(labels, merged_scores.argmax(axis=1).tolist(), names)
-        with replacing(output_dir / "confusion_matrix.png") as file:
-            figure.savefig(file, dpi=100)
-    results = metrics_of(model.config.problem_type)(merged_scores, np.array(labels))
-    results["num_videos"], results["num_samples"], results["num_labels"] = len(videos), len(rows), len(names)
-    results["unreadable_videos"] = sorted({samples[i]["video"] for i in failed if i not in scored})
-    results |= settings
-    with replacing(output_dir / "card_block.md") as file:
-        results_card(results, Path(settings["model"]).resolve().name).save(file)
-    with replacing(output_dir / "results.json") as file:
-        file.write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
-    return results
-
-
 def main(argv: list[str] | None = None) -> None:
     data_args, args = parse_arguments(
-        DataArguments, EvaluationArguments, description=__doc__, argv=argv, in_recipe=(DataArguments,)
+        DataArguments,
+        EvaluationArguments,
+        description=__doc__,
+        argv=argv,
+        essential=ESSENTIAL,
+        in_recipe=(DataArguments,),
     )
     if args.update_card and not Path(args.model).is_dir():
-        raise ValueError(f"--update_card: {args.model} is no directory on this machine.")
+        raise ValueError(f"--update_card: {args.model} is not a directory on this machine.")
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
     timeout = timedelta(days=1)  # a process may have to wait long for one with slower videos
@@ -236,25 +181,9 @@ def main(argv: list[str] | None = None) -> None:
     say_when_interrupted(": the same command goes on from here")
     hidden = None if state.is_main_process else True  # None: out of a terminal
     progress = tqdm(total=len(samples), initial=len(done), unit="video", disable=hidden)
-    with (
-        progress,
-        open_part(output_dir / f"part-{state.process_index}.jsonl") as part,
-        open_part(output_dir / f"errors-{state.process_index}.jsonl") as errors,
-    ):
-        for index, views in loader:
-            row = {"index": index, "video": samples[index]["video"]}
-            scores = None
-            try:
-                if views is not None:
-                    [scores] = classify_views(model, processor, views, len(views), args.batch_size, args.bf16)
-            except torch.AcceleratorError:  # from here on, nothing works
-                raise
-            except Exception as error:  # such as frames of a size that patches do not cover, or too large for the memory
-                unreadable.add(row["video"], error)
-            if scores is None:
-                add_row(errors, row)
-            else:
-                add_row(part, row | {"scores": scores.tolist()})
+    files = output_dir / f"part-{state.process_index}.jsonl", output_dir / f"errors-{state.process_index}.jsonl"
+    with progress:
+        for _ in score_samples(model, processor, loader, samples, files, unreadable, args.batch_size, args.bf16):
             progress.update(min(state.num_processes, progress.total - progress.n))  # the others are about as far
 
     state.wait_for_everyone()
@@ -262,7 +191,8 @@ def main(argv: list[str] | None = None) -> None:
         dataset_name = args.dataset_name or Path(data_args.data).resolve().name
         settings = {"model": args.model} | settings | {"merge": data_args.merge, "dataset_name": dataset_name}
         scored, failed = read_parts(output_dir, "index"), read_parts(output_dir, "index", "errors")
-        results = write_results(output_dir, samples, scored, failed, model, settings)
+        metrics = metrics_of(model.config.problem_type)
+        results = write_results(output_dir, samples, scored, failed, model, settings, metrics)
         if args.update_card:
             update_card(Path(args.model) / "README.md", results)
         for name in ("accuracy", "top5_accuracy", "map", "micro_f1"):

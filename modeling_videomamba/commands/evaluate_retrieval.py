@@ -1,6 +1,6 @@
 """Measures how well a model finds videos by texts and texts by videos: R@1, R@5, R@10 and the median rank, both ways.
 
-    videomamba evaluate-retrieval --model DIR --data msrvtt_test.json --protocol msrvtt --output_dir my-results
+    videomamba evaluate-retrieval --model DIR --data msrvtt_test.json --protocol msrvtt --output-dir my-results
 
 The list is JSON, `[{"video": PATH, "caption": TEXT or [TEXT, ...]}, ...]`, JSONL of such items, or CSV with the columns
 `path,caption`. Every caption is a query of its own, unless all captions of a video are one paragraph; of several captions of
@@ -36,6 +36,7 @@ from .. import (
 )
 from ..checkpoints.by_name import locate
 from ..data.captions import PROTOCOLS, CaptionedFile, CaptionTokenizer, Protocol, load_captions
+from ..data.checks import require_at_least_one
 from ..data.clips import UnreadableFiles
 from ..data.outputs import check_held, hold, release, replacing
 from ..inference.retrieval import (
@@ -47,8 +48,10 @@ from ..inference.retrieval import (
     retrieval_metrics,
     score_pairs,
 )
-from ..training.checks import require_at_least_one
-from .parser import DataclassParser, Help
+from .parser import DataclassParser
+
+
+ESSENTIAL = ("model", "data", "output_dir", "protocol", "num_frames", "top_k", "batch_size", "bf16", "device")
 
 
 @dataclass
@@ -125,7 +128,7 @@ def write_results(
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = DataclassParser(RetrievalArguments, description=__doc__, formatter_class=Help)
+    parser = DataclassParser(RetrievalArguments, __doc__, ESSENTIAL)
     [args] = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     logging.disable_progress_bar()
     protocol = protocol_of(args)

@@ -19,14 +19,14 @@ from transformers.utils import logging
 from ..checkpoints.by_name import DEMO_MODEL
 from ..data.outputs import replacing
 from ..inference.export import export, load
-from .parser import ArgumentParser
+from .parser import DataclassParser
 
 
 TOLERANCE = 1e-4  # of the largest logit
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__)
+    parser = DataclassParser(description=__doc__)
     parser.add_argument("--model", default=str(DEMO_MODEL), help="directory or hub repository of a VideoMamba classifier")
     parser.add_argument("--output", type=Path, required=True, help="file to write: .onnx or .pt2")
     args = parser.parse_args(argv)

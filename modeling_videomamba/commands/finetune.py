@@ -1,7 +1,7 @@
 """Fine-tunes a video classifier, or a regressor, on labelled videos.
 
     videomamba finetune --recipe videomamba-ti-ssv2-f8 --data ssv2
-    videomamba finetune --model videomamba-ti-k400-f16 --data my_videos --output_dir my-model
+    videomamba finetune --model videomamba-ti-k400-f16 --data my_videos --output-dir my-model
     torchrun --nproc_per_node 8 -m modeling_videomamba finetune --recipe ...
 
 `my_videos` has a folder for each class, or lists of videos; see --help. The defaults are for a small data set on one machine:
@@ -20,9 +20,26 @@ from ..training.trainer import VideoMambaTrainer
 from .parser import parse_arguments
 
 
+ESSENTIAL = (
+    "model",
+    "data",
+    "output_dir",
+    "recipe",
+    "model_config",
+    "num_train_epochs",
+    "learning_rate",
+    "num_frames",
+    "image_size",
+    "per_device_train_batch_size",
+    "bf16",
+)
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = (ModelArguments, DataArguments, AugmentationArguments, VideoMambaTrainingArguments)
-    model_args, data_args, augmentation, args = parse_arguments(*arguments, description=__doc__, argv=argv)
+    model_args, data_args, augmentation, args = parse_arguments(
+        *arguments, description=__doc__, argv=argv, essential=ESSENTIAL
+    )
     set_seed(args.seed)
     task = prepare_classification("video", model_args, data_args, augmentation, args)
     trainer = VideoMambaTrainer(model=task.model, compute_loss_func=task.loss, **task.for_trainer)

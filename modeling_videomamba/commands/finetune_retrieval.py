@@ -1,6 +1,6 @@
 """Fine-tunes a video-text model for retrieval, with the contrastive and the matching loss, on one list of captions.
 
-    videomamba finetune-retrieval --model videomamba-m-mm-25m --data msrvtt_train.json --output_dir my-retrieval
+    videomamba finetune-retrieval --model videomamba-m-mm-25m --data msrvtt_train.json --output-dir my-retrieval
     videomamba finetune-retrieval --model runs/videomamba-m-mm-5m --data train.json --validation val.json ...
 
 A list is `[{"video": PATH, "caption": TEXT or [TEXT, ...]}, ...]`; of several captions, every epoch draws one. The losses of
@@ -22,12 +22,13 @@ from ..checkpoints.converter import processor_for
 from ..data.captions import load_captions
 from ..data.clips import UnreadableFiles
 from ..data.outputs import hold
+from ..data.settings import compare_settings
 from ..data.sides import texts_with_sides
 from ..training.arguments import BackboneArguments
 from ..training.mirroring import decide_mirroring
 from ..training.retrieval import RetrievalTrainer, RetrievalTrainingArguments
 from ..training.run import finish, save_and_validate, train
-from ..training.settings import compare_settings, settings_of
+from ..training.settings import settings_of
 from ..training.video_text import (
     CaptionArguments,
     CaptionedClips,
@@ -39,6 +40,19 @@ from ..training.video_text import (
 )
 from ..training.video_text_trainer import save_companions
 from .parser import parse_arguments
+
+
+ESSENTIAL = (
+    "model",
+    "data",
+    "validation",
+    "output_dir",
+    "recipe",
+    "num_train_epochs",
+    "learning_rate",
+    "per_device_train_batch_size",
+    "bf16",
+)
 
 
 @dataclass
@@ -73,7 +87,7 @@ def start_model(model_args: RetrievalModelArguments) -> tuple[VideoMambaForVideo
 
 def main(argv: list[str] | None = None) -> None:
     arguments = RetrievalModelArguments, RetrievalDataArguments, RetrievalTrainingArguments
-    model_args, data_args, args = parse_arguments(*arguments, description=__doc__, argv=argv)
+    model_args, data_args, args = parse_arguments(*arguments, description=__doc__, argv=argv, essential=ESSENTIAL)
     set_seed(args.seed)
     files = load_captions(data_args.data, data_args.media_root)
     sides = texts_with_sides(text for file in files for text in file.captions)

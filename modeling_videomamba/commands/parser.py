@@ -1,21 +1,82 @@
-"""How commands read their options: from a recipe, a YAML file of the same names, and from the command line, which wins."""
+"""How commands read their options: from a recipe, a YAML file of the same names, and from the command line, which wins.
+
+Every option is understood with dashes and with underscores, `--num-clips` and `--num-clips`. `--help` shows the options that
+most people need and fits on a screen; `--help-all` shows all.
+"""
 
 import argparse
 import json
+import re
+import shutil
 import sys
+import textwrap
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 from transformers import HfArgumentParser
 
 from ..closest_names import did_you_mean
-from ..training.arguments import VideoMambaTrainingArguments
-from ..training.recipe import read_recipe
 from .command_line import one_line
 
 
-class OneLineErrors:
-    """For an `argparse.ArgumentParser`: errors are one line, and that of an unknown option names the closest ones."""
+WIDEST = 100  # characters of a line of help
+OPTIONS_END = 30  # where the texts on options begin
+LONGEST_CHOICES = 30  # characters of a list of choices that takes the place of a word
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """One spelling of each option, and its default where it says something."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=OPTIONS_END, width=_width())
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        option = spelling_of(action)
+        takes_nothing = action.nargs == 0 or (action.nargs == "?" and action.const is True)  # a flag
+        return option if takes_nothing else f"{option} {self._format_args(action, self._placeholder(action))}"
+
+    def _placeholder(self, action: argparse.Action) -> str:
+        return {int: "N", float: "X"}.get(action.type, action.dest.rsplit("_", 1)[-1].upper())
+
+    def _metavar_formatter(self, action: argparse.Action, default_metavar: str) -> Callable[[int], tuple[str, ...]]:
+        metavar = action.metavar or default_metavar
+        if action.choices is not None and action.metavar is None:
+            listed = f"{{{','.join(map(str, action.choices))}}}"
+            metavar = listed if len(listed) <= LONGEST_CHOICES else metavar
+        return lambda length: metavar if isinstance(metavar, tuple) else (metavar,) * length
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        help = action.help or ""
+        says_nothing = action.default in (None, False, "", argparse.SUPPRESS) or not action.option_strings
+        return help if says_nothing or "(default" in help else f"{help} (default: %(default)s)"
+
+
+class DataclassParser(HfArgumentParser):
+    """For the fields of dataclasses, and for what [`add_argument`] adds. An error is one line.
+
+    Args:
+        classes: dataclasses whose fields become options.
+        description: the docstring of a command: a sentence, examples, and what `--help-all` shows besides.
+        essential: names of the options that `--help` shows; all if there are none.
+    """
+
+    def __init__(
+        self, classes: tuple[type, ...] | type = (), description: str | None = None, essential: tuple[str, ...] = (), **options
+    ):
+        self.essential = essential
+        has_help = options.pop("add_help", True)
+        super().__init__(classes, description=description, formatter_class=Help, allow_abbrev=False, add_help=False, **options)
+        if has_help:
+            self.add_argument("-h", "--help", action=ShowHelp, help="show this")
+            if essential:
+                self.add_argument("--help-all", action=ShowHelp, help="show all options")
+
+    def add_argument(self, *names: str, **options) -> argparse.Action:
+        spellings = [other for name in names for other in (name, _dashed(name), _underscored(name))]
+        return super().add_argument(*dict.fromkeys(spellings), **options)
 
     def error(self, message: str) -> None:
         self.exit(2, f"error: {one_line(message)}\n")
@@ -27,56 +88,100 @@ class OneLineErrors:
             if option is None:
                 self.error(f"Unexpected argument {unknown[0]!r}: --help shows what there is.")
             option = option.split("=")[0]
-            options = [action.option_strings[0] for action in self._actions if action.option_strings]
-            self.error(f"There is no option {option}.{did_you_mean(option, options)} --help lists all options.")
+            options = [spelling_of(action) for action in self._actions if action.option_strings]
+            self.error(f"There is no option {option}.{did_you_mean(option, options)} {self._help_option} lists all options.")
         return namespace, unknown
 
+    def format_help(self, everything: bool = False) -> str:
+        """What `--help` shows, or with `everything`, `--help-all`."""
+        everything = everything or not self.essential
+        positionals = [self._positional(action) for action in self._actions if not action.option_strings]
+        kept = {action: action.help for action in self._actions}, self.description, self.usage
+        self.usage = " ".join(["%(prog)s", *positionals, "[options]"])
+        try:
+            for action in self._actions:
+                if action.option_strings and not self._is_shown(action, everything):
+                    action.help = argparse.SUPPRESS
+                elif not everything:
+                    action.help = _shorten(action)
+            if not everything:
+                self.description = "\n\n".join((self.description or "").strip().split("\n\n")[:2])
+            return super().format_help()
+        finally:
+            helps, self.description, self.usage = kept
+            for action, help in helps.items():
+                action.help = help
 
-class ArgumentParser(OneLineErrors, argparse.ArgumentParser):
-    """With the script's docstring as it is written."""
+    def _is_shown(self, action: argparse.Action, whole: bool) -> bool:
+        if action.dest.startswith("no_") and action.nargs == 0:  # the opposite of a flag, which HfArgumentParser adds
+            return False
+        return whole or action.dest in self.essential or "--help-all" in action.option_strings
 
-    def __init__(
-        self, description: str | None = None, formatter_class: type = argparse.RawDescriptionHelpFormatter, **options
-    ):
-        super().__init__(description=description, formatter_class=formatter_class, **options)
+    def _positional(self, action: argparse.Action) -> str:
+        name = action.metavar or action.dest.upper()
+        return {"?": f"[{name}]", "*": f"[{name} ...]", "+": f"{name} ..."}.get(action.nargs, name)
+
+    @property
+    def _help_option(self) -> str:
+        return "--help-all" if self.essential else "--help"
 
 
-class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and the description as it was written."""
+class ShowHelp(argparse.Action):
+    def __init__(self, option_strings: list[str], dest: str, help: str):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: DataclassParser, namespace: object, values: object, option_string: str | None = None) -> None:
+        print(parser.format_help(everything="all" in (option_string or "")), end="")
+        parser.exit()
 
 
-class DataclassParser(OneLineErrors, HfArgumentParser):
-    """Whose errors are one line each."""
+def spelling_of(action: argparse.Action) -> str:
+    """The one that is shown: the long option, with dashes."""
+    return max(action.option_strings, key=lambda option: (option.startswith("--"), "_" not in option, len(option)))
+
+
+def _shorten(action: argparse.Action) -> str:
+    """The beginning of a text, on one line beside the option, with the default if there is room."""
+    room = _width() - OPTIONS_END - 2
+    default = Help("")._get_help_string(action).removeprefix(action.help or "") % vars(action)
+    return (
+        textwrap.shorten((action.help or "") % vars(action), max(room - len(default), 20), placeholder=" ...").replace(
+            "%", "%%"
+        )
+        + default
+    )
 
 
 def parse_arguments(
-    *classes: type, description: str, argv: list[str] | None = None, in_recipe: tuple[type, ...] | None = None
+    *classes: type,
+    description: str,
+    argv: list[str] | None = None,
+    essential: tuple[str, ...] = (),
+    in_recipe: tuple[type, ...] | None = None,
 ) -> tuple:
     """An instance of each of the `classes`, from a recipe (`--recipe NAME`, or a YAML file alone) and the command line.
 
     A run goes into runs/RECIPE, if it is not told another place. A run that is shorter than its recipe's warms up in
     proportion. With `in_recipe`, only fields of these classes are taken from the recipe, and its other keys, which are meant
-    for another script, are left out. Without, every key must be a field of one of the `classes`.
+    for another command, are left out. Without, every key must be a field of one of the `classes`. For `description` and
+    `essential` see [`DataclassParser`].
 
     Raises:
         FileNotFoundError: if there is no such recipe.
         ValueError: if the recipe or a value is wrong.
     """
+    from ..training.arguments import VideoMambaTrainingArguments
+    from ..training.recipe import read_recipe
+
     argv = sys.argv[1:] if argv is None else argv
     if len(argv) == 1 and argv[0].endswith((".yaml", ".yml")):
         argv = ["--recipe", *argv]
-    early = DataclassParser((), add_help=False, allow_abbrev=False)
+    early = DataclassParser(add_help=False)
     early.add_argument("--recipe", help=VideoMambaTrainingArguments.__dataclass_fields__["recipe"].metadata["help"])
     recipe = argparse.ArgumentParser.parse_known_args(early, argv)[0].recipe
     names = {field.name for cls in classes for field in fields(cls)}
-    parser = DataclassParser(
-        classes,
-        usage="%(prog)s [--recipe NAME] [--option value ...]",
-        description=description,
-        formatter_class=Help,
-        parents=[] if "recipe" in names else [early],
-        allow_abbrev=False,
-    )
+    parents = [] if "recipe" in names else [early]
+    parser = DataclassParser(classes, description, essential, parents=parents)
     values = {"output_dir": f"runs/{Path(recipe).stem}"} | read_recipe(recipe) if recipe else {}
     if in_recipe is not None:
         known = {field.name for cls in in_recipe for field in fields(cls)}
@@ -109,3 +214,15 @@ def _said(parser: argparse.ArgumentParser, argv: list[str]) -> dict:
     unsaid = argparse.Namespace(**{action.dest: argparse.SUPPRESS for action in parser._actions})
     said = parser.parse_known_args(argv, unsaid)[0]
     return {name: value for name, value in vars(said).items() if value is not argparse.SUPPRESS}
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns, WIDEST) - 2
+
+
+def _dashed(option: str) -> str:
+    return f"--{option[2:].replace('_', '-')}" if re.match(r"--\w", option) else option
+
+
+def _underscored(option: str) -> str:
+    return f"--{option[2:].replace('-', '_')}" if re.match(r"--\w", option) else option

@@ -20,9 +20,25 @@ from ..training.trainer import VideoMambaTrainer
 from .parser import parse_arguments
 
 
+ESSENTIAL = (
+    "model",
+    "data",
+    "output_dir",
+    "recipe",
+    "model_config",
+    "num_train_epochs",
+    "learning_rate",
+    "image_size",
+    "per_device_train_batch_size",
+    "bf16",
+)
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = (ModelArguments, DataArguments, AugmentationArguments, VideoMambaTrainingArguments)
-    model_args, data_args, augmentation, args = parse_arguments(*arguments, description=__doc__, argv=argv)
+    model_args, data_args, augmentation, args = parse_arguments(
+        *arguments, description=__doc__, argv=argv, essential=ESSENTIAL
+    )
     set_seed(args.seed)
     task = prepare_classification("image", model_args, data_args, augmentation, args)
     trainer = VideoMambaTrainer(model=task.model, compute_loss_func=task.loss, **task.for_trainer)

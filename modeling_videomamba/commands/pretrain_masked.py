@@ -1,8 +1,8 @@
 """Pretrains a video model without labels: its tokens of the few visible patches learn to be those of a CLIP model.
 
     videomamba pretrain-masked --recipe videomamba-m-k400-mask-pt --data kinetics
-    videomamba pretrain-masked --data my_videos --teacher openai/clip-vit-base-patch16 --output_dir my-model \\
-        --model_config '{"hidden_size": 192, "num_hidden_layers": 24, "num_frames": 8}' --mask_type frame_row
+    videomamba pretrain-masked --data my_videos --teacher openai/clip-vit-base-patch16 --output-dir my-model \\
+        --model-config '{"hidden_size": 192, "num_hidden_layers": 24, "num_frames": 8}' --mask_type frame_row
 
 Only CLS and the visible patches, a fifth of all, go through the student; the teacher looks at every frame as a whole (section
 3.3, Fig. 5 and Table 5 of the paper). `my_videos` is any folder of videos, or a list, or a `datasets` data set. The output
@@ -21,6 +21,7 @@ from ..data.clips import MaskingCollator, TrainingClips, UnreadableFiles, requir
 from ..data.frame_sampling import FRAME_SAMPLINGS
 from ..data.media_lists import cut_into_windows, folder_names, load_splits
 from ..data.outputs import hold
+from ..data.settings import compare_settings
 from ..data.sides import names_with_sides
 from ..training.arguments import AlignmentArguments, BackboneArguments, MaskedPretrainingArguments, PretrainingDataArguments
 from ..training.cards import write_pretraining_card
@@ -28,14 +29,30 @@ from ..training.masked_pretraining import MaskedPretrainingTrainer
 from ..training.mirroring import decide_mirroring
 from ..training.models import start_pretraining_model
 from ..training.run import finish, save_and_validate, train
-from ..training.settings import compare_settings, settings_of
+from ..training.settings import settings_of
 from ..training.teachers import ClipTeacher, load_clip
 from .parser import parse_arguments
 
 
+ESSENTIAL = (
+    "model",
+    "model_config",
+    "data",
+    "teacher",
+    "mask_type",
+    "mask_ratio",
+    "output_dir",
+    "recipe",
+    "num_train_epochs",
+    "learning_rate",
+    "per_device_train_batch_size",
+    "bf16",
+)
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = (BackboneArguments, PretrainingDataArguments, AlignmentArguments, MaskedPretrainingArguments)
-    model_args, data_args, alignment, args = parse_arguments(*arguments, description=__doc__, argv=argv)
+    model_args, data_args, alignment, args = parse_arguments(*arguments, description=__doc__, argv=argv, essential=ESSENTIAL)
     set_seed(args.seed)
     source = data_args.data, data_args.media_root, data_args.data_config
     videos, validation, _ = load_splits(*source, args.validation_fraction, args.seed, labelled=False)

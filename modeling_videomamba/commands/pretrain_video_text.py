@@ -2,7 +2,7 @@
 
     videomamba pretrain-video-text --recipe videomamba-m-mm-5m-mask-pt --videos webvid2m.json --images cc3m.json
     videomamba pretrain-video-text --recipe videomamba-m-mm-5m --videos webvid2m.json --images cc3m.json
-    accelerate launch -m modeling_videomamba.commands pretrain-video-text --recipe ...
+    accelerate launch -m modeling_videomamba pretrain-video-text --recipe ...
 
 First with most patches hidden, which a CLIP teacher chooses: four losses, contrastive, matching, masked words, and alignment
 with the teacher. Then an epoch on whole clips, without the teacher (`--teacher none`) and its loss. A list is
@@ -23,11 +23,12 @@ from ..checkpoints.converter import processor_for
 from ..data.captions import load_captions
 from ..data.clips import UnreadableFiles
 from ..data.outputs import hold
+from ..data.settings import compare_settings
 from ..data.sides import texts_with_sides
 from ..training.arguments import BackboneArguments
 from ..training.mirroring import decide_mirroring
 from ..training.run import finish, save_and_validate, train
-from ..training.settings import compare_settings, settings_of
+from ..training.settings import settings_of
 from ..training.teachers import ClipTeacher, load_clip
 from ..training.video_text import (
     CaptionedClips,
@@ -47,12 +48,30 @@ from ..training.video_text_trainer import save_companions
 from .parser import parse_arguments
 
 
+ESSENTIAL = (
+    "model",
+    "model_config",
+    "videos",
+    "images",
+    "teacher",
+    "text_model",
+    "output_dir",
+    "recipe",
+    "num_train_epochs",
+    "learning_rate",
+    "per_device_train_batch_size",
+    "bf16",
+)
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = (
         *(BackboneArguments, TextArguments, VideoTextDataArguments),
         *(VideoTextAlignmentArguments, VideoTextPretrainingArguments),
     )
-    model_args, text, data_args, alignment, args = parse_arguments(*arguments, description=__doc__, argv=argv)
+    model_args, text, data_args, alignment, args = parse_arguments(
+        *arguments, description=__doc__, argv=argv, essential=ESSENTIAL
+    )
     set_seed(args.seed)
     lists = [source for source in (data_args.videos, data_args.images) if source is not None]
     files = [file for source in lists for file in load_captions(source, data_args.media_root)]

@@ -16,14 +16,14 @@ from ..checkpoints.publishing import Publisher
 from ..checkpoints.released import ReleasedCheckpoint, find_released, load_released
 from ..data.interruption import say_when_interrupted
 from .command_line import one_line
-from .parser import DataclassParser, Help
+from .parser import DataclassParser
 
 
 STATES = {"new": "to be published", "published": "published already", "other": "holds something else"}
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = DataclassParser((), description=__doc__, formatter_class=Help)
+    parser = DataclassParser((), description=__doc__)
     parser.add_argument("organisation", help="name of an organisation, or of a user, on the hub")
     parser.add_argument("checkpoints", nargs="*", help="ids or aliases of released checkpoints; all of them if none is given")
     parser.add_argument("--yes", action="store_true", help="publish; only what would be done is printed otherwise")

@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 from transformers import TrainingArguments
 
+from ..data.checks import require_at_least_one, require_range
 from ..data.masking import MaskType
 from ..data.media_files import Media
-from .checks import require_at_least_one, require_range
 from .optimization import LayerDecayMode
 
 

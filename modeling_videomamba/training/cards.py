@@ -126,7 +126,8 @@ def _training_rows(trainer: VideoMambaTrainer, model_args: BackboneArguments, da
     clip = f"{config.num_frames} frames of {config.image_size} pixels, sampled over the whole video or window"
     return {
         "started from": without_place(model_args.model) if model_args.model else "random weights",
-        "data": f"{without_place(data_args.data)}: {len(trainer.train_dataset):,} {media} to train on, {num_validation:,} to validate on",
+        "data": f"{without_place(data_args.data)}: {len(trainer.train_dataset):,} {media} to train on, "
+        f"{num_validation:,} to validate on",
         "input": clip if config.num_frames else f"{config.image_size} pixels",
         "epochs": f"{args.num_train_epochs:g}, of them {args.warmup_epochs:g} to warm up",
         "clips a step": f"{trainer.clips_per_step}",

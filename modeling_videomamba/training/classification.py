@@ -27,13 +27,14 @@ from ..data.media_files import Media
 from ..data.media_lists import cut_into_windows, label_ids, label_values, load_splits, write_list
 from ..data.mixing import ClipMixing
 from ..data.outputs import hold
+from ..data.settings import compare_settings
 from ..data.sides import names_with_sides
 from .arguments import AugmentationArguments, DataArguments, ModelArguments, VideoMambaTrainingArguments
 from .losses import ClassificationLoss, class_weights_of
 from .metrics import METRIC_NAMES, as_compute_metrics
 from .mirroring import decide_mirroring
 from .models import start_classifier
-from .settings import compare_settings, settings_of
+from .settings import settings_of
 
 
 @dataclass

@@ -17,7 +17,7 @@ from .. import (
 from ..data.clips import UnreadableFiles
 from ..data.interruption import say_when_interrupted
 from ..data.outputs import check_held, release
-from .settings import check_settings
+from ..data.settings import check_settings
 from .trainer import VideoMambaTrainer, last_complete_checkpoint
 
 

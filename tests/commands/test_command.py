@@ -1,7 +1,6 @@
 """What every script does with a user's mistake, with a fault of this project, with Ctrl-C, and with progress bars."""
 
 import argparse
-import ast
 import errno
 import os
 import pty
@@ -23,6 +22,7 @@ from transformers import AutoModelForVideoClassification
 
 from modeling_videomamba import VideoMambaConfig
 from modeling_videomamba.checkpoints.by_name import DEMO_MODEL
+from modeling_videomamba.closest_names import closest, did_you_mean
 from modeling_videomamba.commands import (
     classify_many,
     evaluate_retrieval,
@@ -37,6 +37,7 @@ from modeling_videomamba.commands import evaluate as evaluate_command
 from modeling_videomamba.commands import finetune as finetune_command
 from modeling_videomamba.commands import search as search_command
 from modeling_videomamba.commands.parser import DataclassParser
+from modeling_videomamba.data import interruption
 from modeling_videomamba.data.clips import UnreadableFiles
 from modeling_videomamba.data.media_lists import load_media
 from modeling_videomamba.training.arguments import MediaArguments
@@ -44,9 +45,6 @@ from modeling_videomamba.training.optimization import epoch_cosine
 from modeling_videomamba.training.recipe import read_recipe
 from tests.conftest import render_noise
 from tests.training_runs import ROOT, SMALL_MODEL
-
-
-SCRIPTS = sorted(path for path in (ROOT / "examples").glob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
 
 
 def raised(function, *args) -> Exception:
@@ -66,7 +64,7 @@ class TestWhoseMistakeItIs:
 
     def test_the_same_exception_of_python_in_our_code_is_a_fault_of_ours(self):
         error = raised(epoch_cosine, *("many" for _ in range(6)))
-        assert "examples" in str(error.__traceback__.tb_next.tb_frame.f_globals["__name__"])
+        assert "modeling_videomamba" in str(error.__traceback__.tb_next.tb_frame.f_globals["__name__"])
         assert command.message_of(error) is None
 
     def test_that_of_a_library_is_too(self):
@@ -175,15 +173,15 @@ class TestRunCommand:
             command.run_command(sys.exit, 1)
 
     def test_ctrl_c_is_one_line_that_says_what_goes_on(self, capsys, monkeypatch):
-        monkeypatch.setattr(command, "_after_interruption", "")
-        command.say_when_interrupted(": the same command goes on")
+        monkeypatch.setattr(interruption, "note", "")
+        interruption.say_when_interrupted(": the same command goes on")
         with pytest.raises(SystemExit) as ending:
             command.run_command(lambda: signal.raise_signal(signal.SIGINT))
         assert ending.value.code == 130
         assert capsys.readouterr().err == "interrupted: the same command goes on\n"
 
     def test_a_launcher_of_processes_is_interrupted_as_well(self, capsys, monkeypatch):
-        monkeypatch.setattr(command, "_after_interruption", "")
+        monkeypatch.setattr(interruption, "note", "")
 
         def launch():
             raise SignalException("Process 1 got signal: 2", sigval=signal.Signals.SIGINT)
@@ -213,28 +211,16 @@ class TestRunCommand:
         assert process.returncode == 2
 
 
-class TestScripts:
-    @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-    def test_it_runs_its_main_so_and_imports_nothing_before(self, script):
-        """An import before could fail without a line that explains it, and draw progress bars into a log file."""
-        tree = ast.parse(script.read_text(encoding="utf-8"))
-        imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-        modules = [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports]
-        first = next(name for name in modules if name.split(".")[0] not in sys.stdlib_module_names)
-        assert first == "modeling_videomamba.commands.command_line"
-        assert ast.unparse(tree.body[-1]) == "if __name__ == '__main__':\n    run_command(main)"
-
-
 def small_model(directory: Path) -> list[str]:
     return ["--model_config", SMALL_MODEL, "--output_dir", str(directory), "--use_cpu", "True", "--report_to", "none"]
 
 
 FINETUNE, EVALUATE, BULK = finetune_command, evaluate_command, classify_many
 MISTAKES = [  # what a user says, and what the line has
-    (FINETUNE, "--epochs 3", "There is no option --epochs. Did you mean --warmup_epochs or --num_train_epochs?"),
-    (FINETUNE, "--lr 3", "There is no option --lr. Did you mean --learning_rate or "),
-    (FINETUNE, "--batch_size=3", "--per_device_train_batch_size? --help lists all options."),
-    (FINETUNE, "--zzz", "There is no option --zzz. --help lists all options."),
+    (FINETUNE, "--epochs 3", "There is no option --epochs. Did you mean --warmup-epochs or --num-train-epochs?"),
+    (FINETUNE, "--lr 3", "There is no option --lr. Did you mean --learning-rate or "),
+    (FINETUNE, "--batch_size=3", "--per-device-train-batch-size? --help-all lists all options."),
+    (FINETUNE, "--zzz", "There is no option --zzz. --help-all lists all options."),
     (FINETUNE, "stray", "Unexpected argument 'stray': --help shows what there is."),
     (FINETUNE, "--num_train_epochs many", "invalid float value: 'many'"),
     (FINETUNE, "--num_train_epochs 0", "--num_train_epochs must be in (0, inf), got 0."),
@@ -261,18 +247,17 @@ MISTAKES = [  # what a user says, and what the line has
     (FINETUNE, "--data {videos} {small} --resume_from_checkpoint {tmp}", "{tmp} is not a checkpoint of a training."),
     (FINETUNE, "--data {videos} {small} --output_dir {tmp}/text.txt", "{tmp}/text.txt: File exists"),
     (FINETUNE, "--data {videos} {small} --labels {tmp}/nowhere", "--labels: there is no file {tmp}/nowhere."),
-    (EVALUATE, "", "the following arguments are required: --model, --output_dir"),
+    (EVALUATE, "", "the following arguments are required: --model, --output-dir"),
     (EVALUATE, "--model videomamba-demo --output_dir {tmp}/e", "No --data given."),
     (EVALUATE, "--model x --output_dir y --split tset", "argument --split: invalid choice: 'tset'"),
-    (BULK, "--model x --videos y --output_dir z --nm_clips 2", "There is no option --nm_clips. Did you mean --num_clips"),
+    (BULK, "--model x --videos y --output_dir z --nm_clips 2", "There is no option --nm_clips. Did you mean --num-clips"),
     (
         BULK,
         "--model videomamba-demo --videos {tmp}/no --output_dir {tmp}/m",
         "There is no folder or list {tmp}/no",
     ),
-    (search_command, "serch", "invalid choice: 'serch' (choose from 'index', 'search')"),
-    (search_command, "search x --index {tmp}/nowhere", "There is no index in {tmp}/nowhere"),
-    (search_command, "search x --index y --tob 3", "There is no option --tob. Did you mean --top"),
+    (search_command, "x --index {tmp}/nowhere", "There is no index in {tmp}/nowhere"),
+    (search_command, "x --index y --tob 3", "There is no option --tob. Did you mean --top"),
     (evaluate_retrieval, "--modl x --data y --output_dir z", "the following arguments are required: --model"),
     (pretrain_masked, "--mask_ratio 1", "--mask_ratio must be in [0, 1), got 1."),
     (pretrain_masked, "--data {videos} {small} --teacher {tmp}/nowhere", "There is no model {tmp}/nowhere: "),
@@ -354,15 +339,15 @@ class TestClosestNames:
         ],
     )
     def test_the_first_is_the_one_that_is_meant(self, said, meant):
-        assert command.closest(said, self.NAMES)[0] == meant
+        assert closest(said, self.NAMES)[0] == meant
 
     def test_nothing_is_guessed_where_nothing_is_near(self):
-        assert command.did_you_mean("--zzz", self.NAMES) == ""
+        assert did_you_mean("--zzz", self.NAMES) == ""
 
     def test_help_still_works(self, capsys):
         with pytest.raises(SystemExit, match="0"):
             DataclassParser(MediaArguments).parse_args(["--help"])
-        assert "--media_root" in capsys.readouterr().out
+        assert "--media-root" in capsys.readouterr().out
 
 
 DRAW_BAR = """

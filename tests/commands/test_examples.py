@@ -1,5 +1,6 @@
-"""The example scripts, run as a person runs them."""
+"""`videomamba classify`, run as a person runs it."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from PIL import Image
 
 from modeling_videomamba import VideoMambaForVideoClassification, VideoMambaVideoProcessor
 from modeling_videomamba.commands import classify as classify_command
+from modeling_videomamba.commands.command_line import run_command
 from modeling_videomamba.inference.answer_picture import draw_answers, frame_strip
 from tests.conftest import render_clip, small_config
 from tests.training_runs import command
@@ -24,23 +26,23 @@ def run(*args):
     return subprocess.run([sys.executable, *map(str, args)], capture_output=True, text=True, cwd=ROOT)
 
 
-def test_classify_video_with_the_demo_model():
+def test_it_with_the_demo_model():
     process = run(*command("classify"), CLIP, "--num-clips", 2, "--num-crops", 3)
     assert process.returncode == 0, process.stderr
-    assert "32 frames of 320 x 240, 6 view(s) of 8 frames" in process.stdout
-    assert process.stdout.split("\n  ")[1].endswith("%  zoom_in")
+    assert "zoom_in.mp4  (6 views of 8 frames of 32 of 320 x 240, decoded by " in process.stdout
+    assert re.match(r" *\d\d\.\d%  zoom_in +█+$", process.stdout.split("\n  ")[1])
     assert process.stderr == ""
 
 
-def test_classify_video_goes_on_after_a_bad_file(tmp_path):
+def test_it_goes_on_after_a_bad_file(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     process = run(*command("classify"), tmp_path / "text.mp4", CLIP, "--num-frames", 4)
     assert process.returncode == 1
     assert "error: Cannot decode the video" in process.stderr
-    assert "view(s) of 4 frames" in process.stdout
+    assert "(4 frames of 32 of" in process.stdout
 
 
-def test_classify_video_prints_values_for_regression(tmp_path):
+def test_it_prints_values_for_regression(tmp_path):
     model = VideoMambaForVideoClassification(small_config(num_labels=1, problem_type="regression"))
     model.save_pretrained(tmp_path)
     VideoMambaVideoProcessor(num_frames=4, size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path)
@@ -50,7 +52,7 @@ def test_classify_video_prints_values_for_regression(tmp_path):
     assert abs(value) < 1  # a number near zero at initialisation, not 100 %
 
 
-def test_classify_video_searches_folders_and_draws_what_it_saw(tmp_path):
+def test_it_searches_folders_and_draws_what_it_saw(tmp_path):
     (tmp_path / "videos/jumps").mkdir(parents=True)
     for name in ("b.MP4", "jumps/a.mkv", ".hidden.mp4"):
         render_clip(tmp_path / "videos" / name, num_frames=8)
@@ -58,45 +60,42 @@ def test_classify_video_searches_folders_and_draws_what_it_saw(tmp_path):
     picture = tmp_path / "answers.png"
     process = run(*command("classify"), tmp_path / "videos", CLIP, "--picture", picture)
     assert process.returncode == 0, process.stderr
-    named = [line.split(": ")[0] for line in process.stdout.splitlines() if "view(s)" in line]
+    named = [line.split("  (")[0] for line in process.stdout.splitlines() if "decoded by" in line]
     assert named == [f"{tmp_path}/videos/b.MP4", f"{tmp_path}/videos/jumps/a.mkv", CLIP]
     assert process.stderr == f"{tmp_path}/videos: 2 videos, 1 other file passed over (.txt)\n"  # and no progress bar
     assert Image.open(picture).height > 3 * 100  # a row for each
 
 
-def test_classify_video_prints_and_draws_a_name_that_is_no_utf8_escaped(tmp_path, monkeypatch, capsys):
+def test_it_prints_and_draws_a_name_that_is_no_utf8_escaped(tmp_path, monkeypatch, capsys):
     shutil.copy(ROOT / CLIP, tmp_path / "caf\udce9.mp4")
     monkeypatch.setattr(sys, "argv", ["classify_video.py", str(tmp_path), "--picture", str(tmp_path / "answers.png")])
     with pytest.raises(SystemExit, match="0"):
         classify_command.main()
-    assert f"{tmp_path}/caf\\udce9.mp4: 32 frames" in capsys.readouterr().out
+    assert f"{tmp_path}/caf\\udce9.mp4  (8 frames of 32" in capsys.readouterr().out
     assert (tmp_path / "answers.png").exists()
 
 
-def test_classify_video_says_that_a_folder_is_empty(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["classify_video.py", str(tmp_path)])
-    with pytest.raises(SystemExit):
-        classify_command.main()
+def test_it_says_that_a_folder_is_empty(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run_command(classify_command.main, [str(tmp_path)])
     assert f"error: The folder {tmp_path} has no videos." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("name", "error"), [("o.xyz", "there is no such kind of picture"), ("nowhere/o.png", "there is no directory")]
 )
-def test_classify_video_says_at_once_that_it_cannot_draw(name, error, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["classify_video.py", CLIP, "--picture", str(tmp_path / name)])
+def test_it_says_at_once_that_it_cannot_draw(name, error, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
-        classify_command.main()
+        run_command(classify_command.main, [CLIP, "--picture", str(tmp_path / name)])
     printed = capsys.readouterr()
     assert error in printed.err
     assert printed.out == ""
 
 
-@pytest.mark.parametrize("name", ["frames", "num-frames", "num-clips", "num-crops"])
-def test_classify_video_needs_at_least_one_of_everything(name, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["classify_video.py", CLIP, f"--{name}", "0"])
+@pytest.mark.parametrize("name", ["num-frames", "num-clips", "num-crops"])
+def test_it_needs_at_least_one_of_everything(name, capsys):
     with pytest.raises(SystemExit, match="2"):
-        classify_command.main()
+        run_command(classify_command.main, [CLIP, f"--{name}", "0"])
     assert "must be at least 1, got 0" in capsys.readouterr().err
 
 

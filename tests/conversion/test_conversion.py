@@ -18,6 +18,7 @@ from modeling_videomamba.checkpoints.labels import load_labels
 from modeling_videomamba.checkpoints.official_layout import CheckpointError, read_checkpoint
 from modeling_videomamba.checkpoints.verification import verify
 from modeling_videomamba.commands import convert as command_line
+from modeling_videomamba.commands.command_line import run_command
 from tests.conftest import FIXTURES, golden
 from tests.training_runs import command
 
@@ -35,13 +36,12 @@ def run_cli(*args, expect=0):
 
 
 @pytest.fixture
-def mistake(monkeypatch, capsys):
+def mistake(capsys):
     """Runs the command line in this process, expects it to fail on a user's mistake, and returns the line that it says."""
 
     def run(*arguments) -> str:
-        monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_info:
-            command_line.main()
+            run_command(command_line.main, list(map(str, arguments)))
         printed = capsys.readouterr()
         assert exit_info.value.code == 2
         assert printed.out == ""
@@ -68,6 +68,8 @@ class TestCommandLine:
         assert written >= {"config.json", "model.safetensors", "video_preprocessor_config.json", "README.md"}
         assert written >= {path.name for path in (ROOT / "modeling_videomamba").glob("*.py")} - {
             "__init__.py",
+            "__main__.py",
+            "closest_names.py",
             "flop_counter.py",
             "modeling_videomamba_video_text.py",
             "video_text_losses.py",
@@ -112,8 +114,8 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ([], "give a source and an output"),
-            (["model.pth"], "give a source and an output"),
+            ([], "Give a source and an output"),
+            (["model.pth"], "Give a source and an output"),
             (["nowhere.pth", "out"], "No such checkpoint file: nowhere.pth"),
             (["nowhere/checkpoint", "out"], "No such checkpoint file: nowhere/checkpoint"),
             (["folder", "out"], "folder is a directory, not a checkpoint file. A model directory of transformers needs no"),
@@ -127,7 +129,7 @@ class TestCommandLine:
             ([str(CHECKPOINT), "out", "--num-labels", "few"], "invalid int value: 'few'"),
             ([str(CHECKPOINT), "out", "--set", "layer_norm_eps=NaN"], "'NaN' is not a JSON value"),
             ([str(CHECKPOINT), "out", "--set", "layer_norm_eps=" + "[" * 10_000], "is not a JSON value"),
-            ([str(CHECKPOINT), "out", "--nonsense"], "unrecognized arguments: --nonsense"),
+            ([str(CHECKPOINT), "out", "--nonsense"], "There is no option --nonsense."),
         ],
     )
     def test_so_does_every_other(self, tmp_path, monkeypatch, mistake, arguments, message):
@@ -281,7 +283,7 @@ class TestLabels:
         def unreachable(*args, **kwargs):
             raise OSError("no network")
 
-        monkeypatch.setattr(labels, "hf_hub_download", unreachable)
+        monkeypatch.setattr(labels, "fetch", unreachable)
 
     @pytest.mark.parametrize(
         ("data_set", "number", "first"), [("kinetics-400", 400, "abseiling"), ("imagenet-1k", 1000, "tench")]
@@ -295,7 +297,7 @@ class TestLabels:
 
     def test_the_hub_comes_first(self, monkeypatch, tmp_path):
         (tmp_path / "hub.json").write_text(json.dumps({"0": "push", "1": "pull"}))
-        monkeypatch.setattr(labels, "hf_hub_download", lambda *args, **kwargs: tmp_path / "hub.json")
+        monkeypatch.setattr(labels, "fetch", lambda *args, **kwargs: tmp_path / "hub.json")
         assert load_labels("something-something-v2", 2) == {0: "push", 1: "pull"}
 
     @pytest.mark.parametrize(

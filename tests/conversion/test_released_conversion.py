@@ -22,6 +22,7 @@ from modeling_videomamba.checkpoints.download import DownloadError, download
 from modeling_videomamba.checkpoints.official_layout import read_checkpoint
 from modeling_videomamba.checkpoints.released import find_released
 from modeling_videomamba.commands import convert as command_line
+from modeling_videomamba.commands import list as list_command
 from tests.conftest import golden
 from tests.hub import StandInHub, official_file
 from tests.training_runs import command
@@ -122,8 +123,9 @@ class TestDownload:
         assert len(report) == 63
         assert sum("failed: " in line for line in report) == 62
 
-    def test_list(self, tmp_path):
-        printed = run_cli(tmp_path, "--list").stdout
+    def test_list(self, capsys):
+        list_command.main([])
+        printed = capsys.readouterr().out
         assert printed.count("video-classification") == 48
         assert re.search(r"videomamba-m-k400 +videomamba-m-k400-f16", printed)
 

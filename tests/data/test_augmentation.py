@@ -13,7 +13,14 @@ from torchvision.transforms import InterpolationMode, v2
 
 from modeling_videomamba import video_decoding
 from modeling_videomamba.data import clips as clips_module
-from modeling_videomamba.data.augmentation import GREY, ClipAutoAugment, ClipRandomErasing, MultiScaleCrop, training_transform
+from modeling_videomamba.data.augmentation import (
+    GREY,
+    ClipAutoAugment,
+    ClipRandomErasing,
+    MultiScaleCrop,
+    pretraining_transform,
+    training_transform,
+)
 from modeling_videomamba.data.clips import ClipCollator, TrainingClips, UnreadableFiles, drawn_from
 from modeling_videomamba.data.frame_sampling import FRAME_SAMPLINGS
 from modeling_videomamba.data.mixing import ClipMixing
@@ -307,6 +314,22 @@ class TestTrainingTransform:
         assert erase.p == 0.25
 
 
+class TestPretrainingTransform:
+    def test_normalisation(self):
+        clip = pretraining_transform(24, MEAN, STD)(torch.full((2, 3, 48, 64), 51, dtype=torch.uint8))
+        expected = (0.2 - torch.tensor(MEAN)) / torch.tensor(STD)
+        torch.testing.assert_close(clip, expected[:, None, None].expand(2, 3, 24, 24))
+
+    def test_the_flip_can_be_left_out(self):
+        frames = (3 * coordinates(48, 64)).byte().repeat(2, 1, 1, 1)
+        for flips, expected in ((True, {True, False}), (False, {False})):
+            seed_everything(0)
+            transform = pretraining_transform(16, [0] * 3, [1] * 3, horizontal_flip=flips)
+            clips = [transform(frames) for _ in range(30)]
+            assert {bool((clip[0, 1].diff(dim=1) < 0).all()) for clip in clips} == expected
+            assert all((clip[0, 0].diff(dim=0) > 0).all() for clip in clips)  # never upside down
+
+
 class TestMixing:
     def test_mixed_as_the_reference_mixes(self):
         reference = golden("mixup_video")
@@ -355,6 +378,27 @@ class TestMixing:
             torch.testing.assert_close(targets, torch.eye(4) * weight + torch.eye(4).flip(0) * (1 - weight))
             boxes.add(is_partners[0, 0, 0].numpy().tobytes())
         assert len(boxes) > 5
+
+    def test_the_box_of_cutmix_has_the_share_that_was_drawn(self, clips, monkeypatch):
+        """A weight of 3/4, which is that of the clip itself: a box of a quarter of the frame, at its centre."""
+        monkeypatch.setattr(np.random, "beta", lambda *alphas: 0.75)
+        monkeypatch.setattr(np.random, "randint", lambda size: size // 2)
+        mixed, targets = ClipMixing(4, mixup_alpha=0, label_smoothing=0)(clips, torch.arange(4))
+        expected = clips.clone()
+        expected[..., 3:9, 4:12] = clips.flip(0)[..., 3:9, 4:12]  # of 12 x 16
+        assert torch.equal(mixed, expected)
+        assert targets[0].tolist() == [0.75, 0, 0, 0.25]
+
+    def test_mixup_and_cutmix_take_turns(self, clips, monkeypatch):
+        """Each with its own alpha."""
+        alphas = []
+        draw = np.random.beta
+        monkeypatch.setattr(np.random, "beta", lambda *given: alphas.append(given) or draw(*given))
+        np.random.seed(0)
+        mixed = [ClipMixing(4, mixup_alpha=0.8, cutmix_alpha=1.5)(clips, torch.arange(4))[0] for _ in range(200)]
+        are_cut = [bool(((clip == clips) | (clip == clips.flip(0))).all()) for clip in mixed]
+        assert set(zip(alphas, are_cut)) == {((0.8, 0.8), False), ((1.5, 1.5), True)}
+        assert np.mean(are_cut) == pytest.approx(0.5, abs=0.1)
 
 
 WIDTHS = (32, 48, 64)
@@ -462,11 +506,20 @@ class TestReproducibility:
     def test_every_part_of_the_key_counts(self, videos, tmp_path):
         items = []
         same = videos.select([0, 0, 0])
-        for seed, epoch, index in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 2)]:
+        for seed, epoch, index in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 2), (0, 0, 3)]:
             clips = training_clips(same, tmp_path, seed=seed)
             clips.epoch.fill_(epoch)
             items.append(clips[index]["pixel_values"])
-        assert len({item.numpy().tobytes() for item in items}) == len(items)
+        assert len({item.numpy().tobytes() for item in items}) == len(items)  # item 3 is another copy of the first of three
+
+    def test_every_generator_is_seeded(self):
+        """Python's draws frames, NumPy's operations, and torch's crops."""
+        draws = []
+        for key in ((0, 1), (0, 1), (0, 2)):
+            with drawn_from(*key):
+                draws.append((random.random(), np.random.rand(), torch.rand(()).item()))
+        assert draws[0] == draws[1]
+        assert not set(draws[0]) & set(draws[2])
 
     def test_frames_are_drawn_anew_in_every_epoch(self, videos, tmp_path):
         clips, seen = training_clips(videos, tmp_path, as_they_are), set()

@@ -1,4 +1,4 @@
-"""Which frames the examples take from a video, and from a window of a long one: the reference's, exactly."""
+"""Which frames are taken from a video, and from a window of a long one: the reference's, exactly."""
 
 import json
 import random

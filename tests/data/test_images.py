@@ -88,6 +88,26 @@ def test_the_training_pipeline_is_the_references():
     assert (erasing.probability, erasing.per_pixel, erasing.max_count) == (0.25, True, 1)
 
 
+def test_what_training_is_told_of_crops_flips_and_erasing_is_done(folder):
+    crop, *_, erasing = ImageTrainingTransform(32, None, 0.5, False, 0.75).transform.transforms
+    assert tuple(crop.scale) == (0.5, 1)
+    assert erasing.probability == 0.75
+    frame = torch.arange(64, dtype=torch.uint8).expand(1, 3, 64, 64)  # brighter to the right
+    for flips, expected in ((True, {True, False}), (False, {False})):
+        torch.manual_seed(0)
+        transform = ImageTrainingTransform(32, None, 0.5, flips, 0)
+        assert {bool((transform(frame)[0].diff(dim=1) < 0).all()) for _ in range(30)} == expected
+
+
+def test_only_what_asks_for_it_is_turned_upright(tmp_path):
+    """Frames of a video are; images are not, as in the reference."""
+    tags = Image.Exif()
+    tags[0x0112] = 6  # a quarter turn clockwise
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg", exif=tags)
+    assert read_image(tmp_path / "a.jpg").shape == (3, 48, 64)
+    assert read_image(tmp_path / "a.jpg", upright=True).shape == (3, 64, 48)
+
+
 def test_a_damaged_image_is_an_error_of_value():
     """Pillow has an error of its own for a header that promises too many pixels."""
     Image.new("RGB", (4, 4)).save(file := io.BytesIO(), "BMP")

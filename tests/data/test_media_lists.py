@@ -24,6 +24,7 @@ from modeling_videomamba.data.media_lists import (
     write_list,
 )
 from tests.conftest import render_clip
+from tests.rows import all_rows
 
 
 def make_files(folder, *names):
@@ -214,13 +215,13 @@ class TestLists:
         with pytest.raises(ValueError, match=r"expected `path label`.*, got \['a.mp4'\]"):
             load("a.mp4")
 
-    @pytest.mark.parametrize(
-        "line", ["a.mp4,1,long", "a.mp4,1,-3", "a.mp4,1,0", "a.mp4,1,nan", "a.mp4,1,1e400", "folder,num_frames,label"]
-    )
-    def test_a_duration_that_is_no_number_is_quoted(self, load, tmp_path, line):
-        wrong = line.split(",")[2]
-        with pytest.raises(ValueError, match=rf"{tmp_path}/list.csv, line 2: the third field .* seconds.*: '{wrong}'"):
-            load("b.mp4,1,20", line)
+    def test_a_duration_that_is_no_number_is_quoted(self, load, tmp_path):
+        def check(line):
+            wrong = line.split(",")[2]
+            with pytest.raises(ValueError, match=rf"{tmp_path}/list.csv, line 2: the third field .* seconds.*: '{wrong}'"):
+                load("b.mp4,1,20", line)
+
+        all_rows(check, ["a.mp4,1,long", "a.mp4,1,-3", "a.mp4,1,0", "a.mp4,1,nan", "a.mp4,1,1e400", "folder,num_frames,label"])
 
     def test_a_missing_path_with_spaces_is_still_a_path(self, load, tmp_path):
         assert rows_of(load("a.mp4 1", "gone away.mp4 0"), tmp_path) == [("a.mp4", 1), ("gone away.mp4", 0)]
@@ -255,47 +256,52 @@ class TestLists:
         for split in SPLIT_NAMES:
             assert rows_of(load_media(str(tmp_path / "list.csv"), split), tmp_path) == [("a.mp4", 1)]
 
-    @pytest.mark.parametrize(
-        ("lines", "number", "wrong"),
-        [
-            (["a.mp4,cat", 'b.mp4,"dog', "a.mp4,cat"], 2, "a quote is not closed"),
-            (["path,label", "a.mp4,cat", '"b.mp4,dog', 'a.mp4,"cat"'], 3, "a quote is not closed"),
-            (["a.mp4,cat", 'b.mp4,"dog" bone'], 2, "not CSV"),
-            (["a.mp4,cat", f"b.mp4,{'d' * 200_000}"], 2, "not CSV .*field larger than field limit"),
-            (["a.mp4,cat", "b.mp4;dog"], 2, "expected `path label`"),
-            (["a.mp4,cat", "b.mp4\tdog"], 2, "expected `path label`"),
-            (["a.mp4 cat", "b.mp4,dog"], 2, "expected `path label`"),
-            (["a.mp4 cat", "my b.mp4;dog"], 2, "the label holds the name of a file"),
-            (["a.mp4 cat", "my b.mp4,dog"], 2, "the label holds the name of a file"),
-            (["one, two.mp4 cat"], 1, "the label holds the name of a file"),
-            (["a.mp4;1", "b.mp4;2"], 1, "expected `path label`"),
-            (["a.mp4,1", ",2"], 2, "there is no path"),
-            (["a.mp4,1.5", "b.mp4,nan"], 2, "the label 'nan' is not finite"),
-            (["a.mp4,1.5", "b.mp4,-1e400"], 2, "the label '-1e400' is not finite"),
-            (["a.mp4,1", f"b.mp4,{10**30}"], 2, "the label '10+' is .* larger"),
-            (["a.mp4,1", f"b.mp4,{'1' * 5000}"], 2, r"the label '1+\.\.\.1+' is not finite"),
-            (["a.mp4,1", "b.mp4,\0"], 2, "holds a null character"),
-        ],
-    )
-    def test_the_line_that_is_wrong_is_named(self, load, tmp_path, lines, number, wrong):
-        with pytest.raises(ValueError, match=f"^{tmp_path}/list.csv, line {number}: .*{wrong}"):
-            load(*lines)
+    def test_the_line_that_is_wrong_is_named(self, load, tmp_path):
+        def check(lines, number, wrong):
+            with pytest.raises(ValueError, match=f"^{tmp_path}/list.csv, line {number}: .*{wrong}"):
+                load(*lines)
 
-    @pytest.mark.parametrize(
-        "content",
-        [
-            "a.mp4,1\r\nb.mp4,0\r\n",
-            "\ufeffa.mp4,1\nb.mp4,0",
-            "a.mp4,1,\nb.mp4,0,,\n",
-            "a.mp4\t1\nb.mp4\t0\n",
-            '"path","label"\n"a.mp4","1"\n"b.mp4", "0"\n',
-            "path\tlabel\na.mp4\t1\nb.mp4\t0\n",
-        ],
-    )
-    def test_as_spreadsheets_and_editors_write_it(self, tmp_path, content):
-        make_files(tmp_path, "a.mp4", "b.mp4")
-        (tmp_path / "list.csv").write_bytes(content.encode())
-        assert rows_of(read_list(tmp_path / "list.csv"), tmp_path) == [("a.mp4", 1), ("b.mp4", 0)]
+        all_rows(
+            check,
+            [
+                (["a.mp4,cat", 'b.mp4,"dog', "a.mp4,cat"], 2, "a quote is not closed"),
+                (["path,label", "a.mp4,cat", '"b.mp4,dog', 'a.mp4,"cat"'], 3, "a quote is not closed"),
+                (["a.mp4,cat", 'b.mp4,"dog" bone'], 2, "not CSV"),
+                (["a.mp4,cat", "", "  ", 'b.mp4,"dog'], 4, "a quote is not closed"),  # lines are counted as editors do
+                (["a.mp4,cat", f"b.mp4,{'d' * 200_000}"], 2, "not CSV .*field larger than field limit"),
+                (["a.mp4,cat", "b.mp4;dog"], 2, "expected `path label`"),
+                (["a.mp4,cat", "b.mp4\tdog"], 2, "expected `path label`"),
+                (["a.mp4 cat", "b.mp4,dog"], 2, "expected `path label`"),
+                (["a.mp4 cat", "my b.mp4;dog"], 2, "the label holds the name of a file"),
+                (["a.mp4 cat", "my b.mp4,dog"], 2, "the label holds the name of a file"),
+                (["one, two.mp4 cat"], 1, "the label holds the name of a file"),
+                (["a.mp4;1", "b.mp4;2"], 1, "expected `path label`"),
+                (["a.mp4,1", ",2"], 2, "there is no path"),
+                (["a.mp4,1.5", "b.mp4,nan"], 2, "the label 'nan' is not finite"),
+                (["a.mp4,1.5", "b.mp4,-1e400"], 2, "the label '-1e400' is not finite"),
+                (["a.mp4,1", f"b.mp4,{10**30}"], 2, "the label '10+' is .* larger"),
+                (["a.mp4,1", f"b.mp4,{'1' * 5000}"], 2, r"the label '1+\.\.\.1+' is not finite"),
+                (["a.mp4,1", "b.mp4,\0"], 2, "holds a null character"),
+            ],
+        )
+
+    def test_as_spreadsheets_and_editors_write_it(self, tmp_path):
+        def check(content):
+            make_files(tmp_path, "a.mp4", "b.mp4")
+            (tmp_path / "list.csv").write_bytes(content.encode())
+            assert rows_of(read_list(tmp_path / "list.csv"), tmp_path) == [("a.mp4", 1), ("b.mp4", 0)]
+
+        all_rows(
+            check,
+            [
+                "a.mp4,1\r\nb.mp4,0\r\n",
+                "\ufeffa.mp4,1\nb.mp4,0",
+                "a.mp4,1,\nb.mp4,0,,\n",
+                "a.mp4\t1\nb.mp4\t0\n",
+                '"path","label"\n"a.mp4","1"\n"b.mp4", "0"\n',
+                "path\tlabel\na.mp4\t1\nb.mp4\t0\n",
+            ],
+        )
 
     def test_tabs_keep_spaces_in_names(self, load, tmp_path):
         assert rows_of(load("a.mp4\triding a bike", "b.mp4\trun, fast"), tmp_path) == [
@@ -329,23 +335,25 @@ class TestListsWithoutLabels:
 
         return load
 
-    @pytest.mark.parametrize(
-        "path",
-        [
-            "comma, name.mp4",
-            "a, b, c, d.mp4",
-            "sub dir/c d.mp4",
-            'a "quote".mp4',
-            "my old video.wmv",  # no suffix that is known, but there is such a file
-            "another old video.wmv",  # and here there is none
-            "http://h/v.mp4?x=1,2",
-            "http://h/a b?id=3",
-            "https://h/" + "x" * 300,
-        ],
-    )
-    def test_a_path_or_address_is_a_whole_line(self, load, path):
-        assert load(path, "a.mp4") == [path, "a.mp4"]
-        assert load("a.mp4", path) == ["a.mp4", path]
+    def test_a_path_or_address_is_a_whole_line(self, load):
+        def check(path):
+            assert load(path, "a.mp4") == [path, "a.mp4"]
+            assert load("a.mp4", path) == ["a.mp4", path]
+
+        all_rows(
+            check,
+            [
+                "comma, name.mp4",
+                "a, b, c, d.mp4",
+                "sub dir/c d.mp4",
+                'a "quote".mp4',
+                "my old video.wmv",  # no suffix that is known, but there is such a file
+                "another old video.wmv",  # and here there is none
+                "http://h/v.mp4?x=1,2",
+                "http://h/a b?id=3",
+                "https://h/" + "x" * 300,
+            ],
+        )
 
     def test_quotes_may_be_around_it(self, load):
         assert load("a.mp4", '"comma, name.mp4"') == ["a.mp4", "comma, name.mp4"]
@@ -587,6 +595,26 @@ class TestHoldOut:
         assert sorted([*kept["video"], *held_out["video"]]) == list("abcdefghijklm")
         assert list(hold_out(videos, fraction=0.2, seed=0)[1]["video"]) == list(held_out["video"])
 
+    def test_the_seed_draws_which(self):
+        """Of a list in the order in which videos were filmed, not the first."""
+        videos = Dataset.from_dict({"video": list(range(40)), "label": [0] * 20 + [1] * 20})
+        draws = [tuple(hold_out(videos, fraction=0.2, seed=seed)[1]["video"]) for seed in range(40)]
+        assert len(set(draws)) > 30
+        assert {video for draw in draws for video in draw} == set(range(40))
+        assert all(sum(video < 20 for video in draw) == 4 == len(draw) - 4 for draw in draws)
+
+    def test_the_seed_and_the_fraction_are_those_of_the_run(self, tmp_path):
+        make_files(tmp_path, *(f"{name}/{i}.mp4" for name in "ab" for i in range(8)))
+
+        def held_out(**changed) -> list[str]:
+            return load_splits(str(tmp_path), None, None, **{"validation_fraction": 0.25, "seed": 0} | changed)[1]["video"][:]
+
+        assert len(held_out()) == 4
+        assert len(held_out(validation_fraction=0.5)) == 8
+        assert held_out() == held_out() != held_out(seed=1)
+        in_one = [[path.split("/")[-2] for path in held_out(seed=seed, by_class=False)] for seed in range(9)]
+        assert any(classes.count("a") != 2 for classes in in_one)
+
     def test_of_one_a_class_none_can_be_held_out(self, tmp_path):
         make_files(tmp_path, "cat/1.mp4", "dog/1.mp4")
         with pytest.raises(ValueError, match=f"No class of {tmp_path} has two videos, so none can be held out"):
@@ -605,3 +633,14 @@ class TestHoldOut:
         again = read_list(tmp_path / "list.csv")
         assert list(again["video"]) == list(videos["video"])
         assert list(again["label"]) == ["run"]
+
+    def test_a_written_list_keeps_durations_and_addresses(self, tmp_path):
+        """So that it can be cut into the same windows."""
+        make_files(tmp_path, "a.mp4")
+        (tmp_path / "list.csv").write_text("a.mp4,3,95.5\nhttps://example.com/b.mp4,4,20\n")
+        videos = read_list(tmp_path / "list.csv")
+        (tmp_path / "elsewhere").mkdir()
+        write_list(videos, tmp_path / "elsewhere/again.csv")
+        again = read_list(tmp_path / "elsewhere/again.csv")
+        for column in ("video", "label", "duration"):
+            assert again[column][:] == videos[column][:]

@@ -1,12 +1,13 @@
 """Output directories: one run at a time, results that are whole, and no success without them."""
 
+import multiprocessing
 import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -18,19 +19,11 @@ from modeling_videomamba.data.media_files import printable
 from modeling_videomamba.data.outputs import LOCK, check_held, held, hold, release, replacing
 from modeling_videomamba.training.trainer import VideoMambaTrainer
 from tests.conftest import render_noise
-from tests.training_runs import ROOT, options
+from tests.rows import all_rows
+from tests.training_runs import options
 
 
-HOLD = """
-import os, sys, time
-from modeling_videomamba.data.outputs import hold
-hold(sys.argv[1])
-child = os.fork()  # as those that decode are
-if not child:
-    time.sleep(60)
-print(child, flush=True)
-time.sleep(60)
-"""
+FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture(autouse=True)
@@ -38,16 +31,25 @@ def impatient(monkeypatch) -> None:
     monkeypatch.setattr(outputs, "PATIENCE", 0)
 
 
+def hold_with_a_child(directory: Path, connection: Connection) -> None:
+    hold(directory)
+    child = os.fork()  # as those that decode are
+    if child:
+        connection.send(child)
+    signal.pause()
+
+
 @pytest.fixture
-def other_run(tmp_path) -> Iterator[subprocess.Popen]:
+def other_run(tmp_path) -> Iterator[BaseProcess]:
     """A run of another process that holds the directory `out`, and has a child."""
-    command = [sys.executable, "-c", HOLD, str(tmp_path / "out")]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    child = int(process.stdout.readline())
+    ours, theirs = FORK.Pipe()
+    process = FORK.Process(target=hold_with_a_child, args=(tmp_path / "out", theirs))
+    process.start()
+    child = ours.recv()
     yield process
     os.kill(child, signal.SIGKILL)
     process.kill()
-    process.communicate()
+    process.join()
 
 
 class TestHolding:
@@ -59,7 +61,7 @@ class TestHolding:
 
     def test_ends_with_the_process_even_if_it_is_killed_and_has_children(self, other_run, tmp_path):
         other_run.kill()
-        other_run.wait()
+        other_run.join()
         with held(tmp_path / "out"):
             check_held(tmp_path / "out")
 
@@ -71,6 +73,17 @@ class TestHolding:
         release(tmp_path / "out")
         release(tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+    def test_is_not_ended_by_a_child(self, tmp_path):
+        """As the processes that decode are: each of them ends before the run does."""
+        with held(tmp_path / "out"):
+            child = FORK.Process(target=release, args=(tmp_path / "out",))
+            child.start()
+            child.join()
+            assert child.exitcode == 0
+            check_held(tmp_path / "out")
+            with pytest.raises(TimeoutError):
+                FileLock(tmp_path / "out" / LOCK, timeout=0, is_singleton=False).acquire()
 
     def test_leaves_nothing_behind_where_nothing_was_written(self, tmp_path):
         (tmp_path / "old").mkdir()
@@ -104,7 +117,7 @@ class TestHolding:
 
 
 class TestTraining:
-    """Of the scripts that train, each holds its output directory; what they share is tested with one of them."""
+    """Every command that trains holds its output directory; what they share is tested with one of them."""
 
     @pytest.fixture
     def videos(self, tmp_path) -> Path:
@@ -185,16 +198,18 @@ class TestWriting:
 
 
 class TestNames:
-    @pytest.mark.parametrize(
-        ("name", "shown"),
-        [
-            ("über 日本 👩‍👩‍👧.mp4", "über 日本 👩‍👩‍👧.mp4"),
-            ("caf\udce9.mp4", r"caf\udce9.mp4"),
-            ("\x1b[2Jgone.mp4", r"\x1b[2Jgone.mp4"),
-            ("two\r\nlines\tand more\x00", r"two\r\nlines\tand more\x00"),
-            ("\x7f\x85\x9b31m\u2028\u2029", r"\x7f\x85\x9b31m\u2028\u2029"),
-            ("\u202e4pm.exe\u2066", r"\u202e4pm.exe\u2066"),
-        ],
-    )
-    def test_are_shown_without_what_controls_a_terminal(self, name, shown):
-        assert printable(name) == shown
+    def test_are_shown_without_what_controls_a_terminal(self):
+        def check(name, shown):
+            assert printable(name) == shown
+
+        all_rows(
+            check,
+            [
+                ("über 日本 👩‍👩‍👧.mp4", "über 日本 👩‍👩‍👧.mp4"),
+                ("caf\udce9.mp4", r"caf\udce9.mp4"),
+                ("\x1b[2Jgone.mp4", r"\x1b[2Jgone.mp4"),
+                ("two\r\nlines\tand more\x00", r"two\r\nlines\tand more\x00"),
+                ("\x7f\x85\x9b31m\u2028\u2029", r"\x7f\x85\x9b31m\u2028\u2029"),
+                ("\u202e4pm.exe\u2066", r"\u202e4pm.exe\u2066"),
+            ],
+        )

@@ -15,9 +15,9 @@ from typing import NamedTuple
 from numpy.random import Generator
 
 from modeling_videomamba.checkpoints.labels import load_labels
-from modeling_videomamba.commands.classify_many import list_videos
 from modeling_videomamba.data.captions import clean_caption, load_captions
 from modeling_videomamba.data.media_lists import load_media
+from modeling_videomamba.inference.bulk_classification import list_videos
 
 from .mutations import damage
 from .outcomes import Case, ClearError, Fault, attempt

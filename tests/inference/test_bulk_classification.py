@@ -14,8 +14,9 @@ from filelock import FileLock
 
 from modeling_videomamba import VideoMambaForVideoClassification, VideoMambaVideoProcessor
 from modeling_videomamba.commands import classify_many
-from modeling_videomamba.commands.classify_many import MOST_WAITING, batches_by_shape
 from modeling_videomamba.data import outputs
+from modeling_videomamba.inference import bulk_classification
+from modeling_videomamba.inference.bulk_classification import MOST_WAITING, batches_by_shape
 from tests.conftest import render_clip, render_noise, save_model, served
 from tests.training_runs import command, finish, start
 
@@ -157,7 +158,7 @@ class TestNames:
         ],
     )
     def test_texts_are_no_formulas_and_numbers_stay_numbers(self, text, shown):
-        assert classify_many.cell(text) == shown
+        assert bulk_classification.cell(text) == shown
 
     def test_labels_are_no_formulas(self, videos, tmp_path):
         names = ["=cmd|' /C calc'!A0", "+1", "-1", "@x", "run"]
@@ -274,7 +275,7 @@ class TestFilesThatRaise:
         assert [bool(row["error"]) for row in rows] == [False, True, False, False, False]
 
     def test_in_the_model_have_that_as_their_reason(self, videos, model, tmp_path, monkeypatch):
-        answer, calls = classify_many.classify_views, []
+        answer, calls = bulk_classification.classify_views, []
 
         def fail_first(*args):
             calls.append(args)
@@ -282,7 +283,7 @@ class TestFilesThatRaise:
                 raise torch.OutOfMemoryError("too large")
             return answer(*args)
 
-        monkeypatch.setattr(classify_many, "classify_views", fail_first)
+        monkeypatch.setattr(bulk_classification, "classify_views", fail_first)
         rows = classify(model, videos, tmp_path / "out", batch_size=1)
         assert [row["error"] for row in rows] == [f"{videos}/0.gif: OutOfMemoryError: too large", "", "", "", ""]
 
@@ -290,7 +291,7 @@ class TestFilesThatRaise:
         def fail(*args):
             raise torch.AcceleratorError("an illegal memory access", 700)
 
-        monkeypatch.setattr(classify_many, "classify_views", fail)
+        monkeypatch.setattr(bulk_classification, "classify_views", fail)
         with pytest.raises(torch.AcceleratorError):
             classify(model, videos, tmp_path / "out")
 
@@ -319,26 +320,26 @@ class TestTheDirectory:
         ]
 
     def test_may_not_vanish_during_the_run(self, videos, model, tmp_path, monkeypatch):
-        answer = classify_many.classify_views
+        answer = bulk_classification.classify_views
 
         def remove(*args):
             shutil.rmtree(tmp_path / "out", ignore_errors=True)
             return answer(*args)
 
-        monkeypatch.setattr(classify_many, "classify_views", remove)
+        monkeypatch.setattr(bulk_classification, "classify_views", remove)
         with pytest.raises(FileNotFoundError, match="out was removed or replaced while this run was writing to it"):
             classify(model, videos, tmp_path / "out")
         monkeypatch.undo()
         assert len(classify(model, videos, tmp_path / "out")) == 5
 
     def test_may_not_lose_a_file_during_the_run(self, videos, model, tmp_path, monkeypatch):
-        answer = classify_many.classify_views
+        answer = bulk_classification.classify_views
 
         def remove(*args):
             (tmp_path / "out/part-0.jsonl").unlink(missing_ok=True)
             return answer(*args)
 
-        monkeypatch.setattr(classify_many, "classify_views", remove)
+        monkeypatch.setattr(bulk_classification, "classify_views", remove)
         with pytest.raises(ValueError, match="out has no answer for 5 videos, such as .*0.gif: start again"):
             classify(model, videos, tmp_path / "out")
 

@@ -29,6 +29,7 @@ from modeling_videomamba.commands import evaluate as evaluate_command
 from modeling_videomamba.data import outputs
 from modeling_videomamba.data.clips import EvaluationViews, read_frames
 from modeling_videomamba.data.frame_sampling import FRAME_SAMPLINGS
+from modeling_videomamba.inference import evaluation
 from modeling_videomamba.inference.confusion_matrix import draw_confusion_matrix
 from modeling_videomamba.inference.views import merge
 from modeling_videomamba.training.metrics import metrics_of
@@ -313,7 +314,7 @@ class TestWhatIsWrong:
     def test_whatever_a_video_makes_the_model_raise_is_named_and_does_not_count(
         self, videos, model, tmp_path, monkeypatch, capsys
     ):
-        score, calls = evaluate_command.classify_views, []
+        score, calls = evaluation.classify_views, []
 
         def fail_second(*args):
             calls.append(args)
@@ -321,7 +322,7 @@ class TestWhatIsWrong:
                 raise ValueError("Frames of 34 x 48 pixels cannot be cut into patches")
             return score(*args)
 
-        monkeypatch.setattr(evaluate_command, "classify_views", fail_second)
+        monkeypatch.setattr(evaluation, "classify_views", fail_second)
         results = evaluate(model, videos, tmp_path / "out")
         assert results["unreadable_videos"] == [f"{videos}/test/long/long1.gif"]
         assert results["num_videos"] == 5
@@ -476,14 +477,14 @@ class TestTheDirectory:
     @pytest.mark.parametrize("what", ["the directory", "scores"])
     def test_may_not_lose_scores_during_the_run(self, videos, model, tmp_path, monkeypatch, what):
         """Which are not those of unreadable videos."""
-        score = evaluate_command.classify_views
+        score = evaluation.classify_views
 
         def remove(*args):
             part = tmp_path / "out/part-0.jsonl"
             shutil.rmtree(part.parent, ignore_errors=True) if what == "the directory" else part.unlink(missing_ok=True)
             return score(*args)
 
-        monkeypatch.setattr(evaluate_command, "classify_views", remove)
+        monkeypatch.setattr(evaluation, "classify_views", remove)
         lost = {"the directory": "out was removed or replaced", "scores": "out has no scores of 6 videos, such as .*long0.gif"}
         with pytest.raises((FileNotFoundError, ValueError), match=lost[what]):
             evaluate(model, videos, tmp_path / "out")

@@ -11,6 +11,7 @@ from examples.demos.render_captioned_clips import caption
 from modeling_videomamba import VideoMambaForVideoTextRetrieval
 from modeling_videomamba.checkpoints.by_name import DEMO_MODELS
 from modeling_videomamba.commands import evaluate_retrieval
+from modeling_videomamba.commands import index as index_command
 from modeling_videomamba.commands import search as search_command
 from tests.training_runs import ROOT
 
@@ -21,11 +22,11 @@ CAPTIONS = {clip.name: caption(*clip.stem.split("-")[:2]) for clip in sorted(CLI
 
 def test_sentences_find_the_bundled_clips(tmp_path, capsys):
     index = str(tmp_path / "index")
-    search_command.main(["index", str(CLIPS), "--model", str(MODEL), "--index", index])
+    index_command.main([str(CLIPS), "--model", str(MODEL), "--index", index])
     capsys.readouterr()
     found = []
     for sentence in CAPTIONS.values():
-        search_command.main(["search", sentence, "--index", index, "--top", "1"])
+        search_command.main([sentence, "--index", index, "--top", "1"])
         found.append(capsys.readouterr().out.strip().split("/")[-1])
     assert sum(name == expected for name, expected in zip(found, CAPTIONS)) >= 0.8 * len(CAPTIONS) > 10
 

@@ -18,16 +18,17 @@ from transformers import BertTokenizer
 
 from modeling_videomamba import VideoMambaForVideoTextRetrieval, VideoMambaVideoProcessor
 from modeling_videomamba.checkpoints.converter import processor_for
+from modeling_videomamba.commands import index as index_command
 from modeling_videomamba.commands import search as search_command
-from modeling_videomamba.commands.search import CAPTION_HEIGHT, STRIP_FRAMES, STRIP_WIDTH
 from modeling_videomamba.data import outputs
-from modeling_videomamba.training import models
+from modeling_videomamba.inference import indexing
+from modeling_videomamba.inference.contact_sheet import CAPTION_HEIGHT, STRIP_FRAMES, STRIP_WIDTH
 from modeling_videomamba.video_text_losses import similarities
 from tests.conftest import WORDS, render_noise, save_model, small_config, small_video_text_config
 from tests.training_runs import command, start
 
 
-COMMAND = command("search")
+COMMAND = command("index")
 NAMES = ["0.gif", "1.gif", "more/2.gif", "more/3.gif", "more/4.gif"]
 SENTENCE = "the cat moves up"
 REFUSAL = (SystemExit, ValueError, OSError)  # one line, when it is the command that ends
@@ -65,22 +66,22 @@ def videos(tmp_path) -> Path:
 @pytest.fixture
 def encoded(monkeypatch) -> list[int]:
     """Grows by the number of videos whenever some go through the model."""
-    sizes, encode = [], search_command.encode_videos
+    sizes, encode = [], indexing.encode_videos
 
     def count(model, clips):
         sizes.append(len(clips))
         return encode(model, clips)
 
-    monkeypatch.setattr(search_command, "encode_videos", count)
+    monkeypatch.setattr(indexing, "encode_videos", count)
     return sizes
 
 
 def index_videos(videos: Path, model: Path | str, index: Path, *options) -> None:
-    search_command.main(["index", str(videos), "--model", str(model), "--index", str(index), *map(str, options)])
+    index_command.main([str(videos), "--model", str(model), "--index", str(index), *map(str, options)])
 
 
 def search(index: Path, *options) -> None:
-    search_command.main(["search", "--index", str(index), *map(str, options)])
+    search_command.main(["--index", str(index), *map(str, options)])
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ class TestTheIndex:
         torch.testing.assert_close(vectors(tmp_path / "other"), vectors(index), rtol=0, atol=1e-3)
 
     def test_interrupted_and_started_again_it_encodes_what_is_missing(self, index, videos, model, tmp_path, monkeypatch):
-        encode, calls = search_command.encode_videos, []
+        encode, calls = indexing.encode_videos, []
 
         def interrupt_third(network, clips):
             calls.append(len(clips))
@@ -152,7 +153,7 @@ class TestTheIndex:
                 raise KeyboardInterrupt
             return encode(network, clips)
 
-        monkeypatch.setattr(search_command, "encode_videos", interrupt_third)
+        monkeypatch.setattr(indexing, "encode_videos", interrupt_third)
         with pytest.raises(KeyboardInterrupt):
             index_videos(videos, model, tmp_path / "other")
         assert list(entries(tmp_path / "other")) == NAMES[:2]
@@ -165,7 +166,7 @@ class TestTheIndex:
         for i in range(150):
             shutil.copy(videos / "0.gif", videos / f"copy{i:03}.gif")
         out = tmp_path / "other"
-        process = start(*COMMAND, "index", videos, "--model", model, "--index", out, "--device", "cpu", "--save_seconds", 0)
+        process = start(*COMMAND, videos, "--model", model, "--index", out, "--device", "cpu", "--save_seconds", 0)
         while not (out / "index.json").exists() or len(entries(out)) < 5:
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.005)
@@ -257,7 +258,7 @@ class TestWhatGoesWrong:
         search(tmp_path / "index", SENTENCE, "--picture", tmp_path / "best.png")
 
     def test_what_fails_in_the_model_is_tried_again_the_next_time(self, videos, model, tmp_path, monkeypatch, capsys):
-        encode, sizes = search_command.encode_videos, []
+        encode, sizes = indexing.encode_videos, []
 
         def fail_first(network, clips):
             sizes.append(len(clips))
@@ -265,7 +266,7 @@ class TestWhatGoesWrong:
                 raise torch.OutOfMemoryError("too large")
             return encode(network, clips)
 
-        monkeypatch.setattr(search_command, "encode_videos", fail_first)
+        monkeypatch.setattr(indexing, "encode_videos", fail_first)
         index_videos(videos, model, tmp_path / "index")
         assert "1 of 5 cannot be read" in capsys.readouterr().out
         index_videos(videos, model, tmp_path / "index")
@@ -283,14 +284,14 @@ class TestWhatGoesWrong:
 
     @pytest.mark.parametrize("what", ["the directory", "its files"])
     def test_an_index_that_vanishes_is_no_success(self, videos, model, tmp_path, monkeypatch, what):
-        encode, index = search_command.encode_videos, tmp_path / "index"
+        encode, index = indexing.encode_videos, tmp_path / "index"
 
         def remove(network, clips):
             for file in index.glob("vectors-*"):
                 shutil.rmtree(index) if what == "the directory" else file.unlink()
             return encode(network, clips)
 
-        monkeypatch.setattr(search_command, "encode_videos", remove)
+        monkeypatch.setattr(indexing, "encode_videos", remove)
         with pytest.raises(REFUSAL, match="was removed"):
             index_videos(videos, model, index, "--save_seconds", 0)
         monkeypatch.undo()
@@ -470,7 +471,7 @@ class TestSearch:
             asked.append(repository)
             return str(model)
 
-        monkeypatch.setattr(models, "snapshot_download", download)
+        monkeypatch.setattr("modeling_videomamba.checkpoints.by_name.snapshot_download", download)
         index_videos(videos, "someone/retrieval", tmp_path / "index")
         search(tmp_path / "index", SENTENCE)
         assert asked == ["someone/retrieval"] * 2

@@ -7,6 +7,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from modeling_videomamba.data.clips import UNREADABLE_LABEL
 from modeling_videomamba.training.losses import ClassificationLoss, class_weights_of
+from tests.rows import all_rows
 
 
 SINGLE, SEVERAL, VALUES = "single_label_classification", "multi_label_classification", "regression"
@@ -79,21 +80,23 @@ class TestClassWeights:
         assert self.weights("[1, 2, 0.5]", [0]) == [1, 2, 0.5]
         assert self.weights('{"dog": 3}', [0]) == [1, 3, 1]
 
-    @pytest.mark.parametrize(
-        ("text", "message"),
-        [
-            ("balnced", "expected balanced, a list of numbers"),
-            ("[1, 2]", "has 2 numbers for 3 classes: cat, dog, eel"),
-            ('{"dgo": 2}', "there is no class 'dgo'. Did you mean dog?"),
-            ("[1, -1, 2]", "expected balanced, a list of numbers from 0 on"),
-            ("[1, NaN, 2]", "expected balanced, a list of numbers from 0 on"),
-            ("[0, 0, 0]", "expected balanced, a list of numbers from 0 on"),
-            ("balanced", "no video to train on is dog, eel"),
-        ],
-    )
-    def test_what_is_wrong_is_said(self, text, message):
-        with pytest.raises(ValueError, match=message.replace("?", r"\?")):
-            self.weights(text, [0, 0])
+    def test_what_is_wrong_is_said(self):
+        def check(text, message):
+            with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+                self.weights(text, [0, 0])
+
+        all_rows(
+            check,
+            [
+                ("balnced", "expected balanced, a list of numbers"),
+                ("[1, 2]", "has 2 numbers for 3 classes: cat, dog, eel"),
+                ('{"dgo": 2}', "there is no class 'dgo'. Did you mean dog?"),
+                ("[1, -1, 2]", "expected balanced, a list of numbers from 0 on"),
+                ("[1, NaN, 2]", "expected balanced, a list of numbers from 0 on"),
+                ("[0, 0, 0]", "expected balanced, a list of numbers from 0 on"),
+                ("balanced", "no video to train on is dog, eel"),
+            ],
+        )
 
     def test_values_have_no_classes(self):
         with pytest.raises(ValueError, match="have no classes"):

@@ -1,4 +1,4 @@
-"""Learning rates, weight decay and schedules of the examples, against the reference's own."""
+"""Learning rates, weight decay and schedules are the reference's own."""
 
 import json
 
@@ -68,6 +68,7 @@ def test_every_trained_parameter_is_in_one_group():
     groups = parameter_groups(compiled.named_parameters(), parameter_settings(model, 0.05, 0.75, "true"), learning_rate=2.0)
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    assert [group["lr"] for group in groups] == sorted((group["lr"] for group in groups), reverse=True)  # the first is logged
     assert {group["lr"] for group in groups} == {2.0, 2.0 * 0.75, 2.0 * 0.75**2}
 
 

@@ -1,15 +1,12 @@
 """transformers' own Trainer, without a line of ours: one optimizer step moves the weights by what the definition says,
 however the batch is divided over accumulation steps and processes, and evaluation gives a loss and predictions in order."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset
@@ -24,6 +21,7 @@ from modeling_videomamba import (
 )
 from modeling_videomamba.video_text_losses import contrastive_loss
 from tests.conftest import WORDS, small_config, small_video_text_config
+from tests.training.processes import in_two_processes
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -185,22 +183,17 @@ def test_the_last_part_may_be_smaller(tmp_path):
     assert_same_step(actual, step_of(task, mean_of_parts(task, 4, 3)))
 
 
-def step_in_one_of_two_processes(rank: int, directory: str) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # asked for, but the processes meet in a file
-    dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=2)
+def step_in_one_of_two_processes(rank: int, directory: Path) -> None:
     for name in OF_TWO_PROCESSES:
         step = trainer_step(make(name), directory, size=2, steps=2, ddp_backend="gloo")
         if rank == 0:
-            torch.save(step, f"{directory}/{name}.pt")
-    dist.destroy_process_group()
+            torch.save(step, directory / f"{name}.pt")
 
 
 @pytest.fixture(scope="module")
 def steps_of_two_processes(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("processes")
-    mp.spawn(step_in_one_of_two_processes, args=(str(directory),), nprocs=2)
+    in_two_processes(step_in_one_of_two_processes, directory)
     return directory
 
 

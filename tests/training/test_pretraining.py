@@ -1,7 +1,8 @@
-"""The three scripts of pretraining, alone and one after the other: images, self-distillation, masked alignment."""
+"""`videomamba pretrain-images`, `distill` and `pretrain-masked`, alone and one after the other."""
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from transformers import (
     pipeline,
 )
 
+from examples import draw_masks
 from modeling_videomamba import (
     VideoMambaForImageClassification,
     VideoMambaForPreTraining,
@@ -36,7 +38,7 @@ from modeling_videomamba.commands import pretrain_images, pretrain_masked
 from modeling_videomamba.modeling_videomamba import VideoMambaMixer
 from modeling_videomamba.training.teachers import load_clip
 from tests.conftest import render_clip, small_config
-from tests.training_runs import assert_equal, command, finish, kill_after_checkpoint, losses, options, start, weights
+from tests.training_runs import assert_equal, command, finish, interrupt, losses, options, start, weights
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -58,7 +60,7 @@ VIT |= {"image_size": 32, "patch_size": 16}
 
 @dataclass
 class Stage:
-    """A script, and what it is called with here."""
+    """A command, and what it is called with here."""
 
     main: Callable[[list[str]], None]
     data: Path
@@ -146,17 +148,14 @@ class TestEveryStage:
         assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=1e-5)
         assert_equal(weights(tmp_path / "two"), weights(one), rtol=0, atol=1e-6)
 
-    @pytest.mark.slow
-    def test_a_killed_run_goes_on_to_the_same_weights(self, stage, tmp_path):
-        """With everything that is random, in the middle of an epoch."""
-        changes = {"num_train_epochs": 6, "per_device_train_batch_size": 2, "drop_path_rate": 0.5}
+    def test_an_interrupted_run_goes_on_to_the_same_weights(self, stage, tmp_path):
+        """With everything that is random, from the middle of an epoch."""
+        changes = {"num_train_epochs": 3, "per_device_train_batch_size": 2, "drop_path_rate": 0.5, "save_total_limit": 9}
         changes |= {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3}
-        whole = start(*stage.command, *stage.arguments(tmp_path / "whole", **changes))
-        killed = start(*stage.command, *stage.arguments(tmp_path / "killed", **changes))
-        kill_after_checkpoint(killed, tmp_path / "killed", step=6)  # 4 steps an epoch
-        finish(start(*stage.command, *stage.arguments(tmp_path / "killed", **changes)))
-        finish(whole)
-        assert_equal(weights(tmp_path / "killed"), weights(tmp_path / "whole"), rtol=0, atol=0)
+        whole = stage.run(tmp_path / "model", **changes).rename(tmp_path / "whole")
+        interrupt(whole, tmp_path / "model", after=6)  # 4 steps an epoch
+        assert_equal(weights(stage.run(tmp_path / "model", **changes)), weights(whole), rtol=0, atol=0)
+        assert losses(tmp_path / "model") == losses(whole)
 
     def test_it_is_not_continued_as_another(self, stage, tmp_path):
         stage.run(tmp_path / "model", num_train_epochs=1)
@@ -258,6 +257,7 @@ class TestSelfDistillation:
         assert losses(output)[-1] < losses(output)[0] - 0.9  # more than the cross-entropy of two classes can give
         assert VideoMambaForVideoClassification.from_pretrained(output).config.num_frames == 4
 
+    @pytest.mark.slow
     def test_the_teacher_may_stop_in_two_processes(self, data, tmp_path):
         """When it has, what leads to it gets no gradient."""
         stage = stages(data)["self-distillation"]
@@ -384,17 +384,18 @@ def test_from_each_stage_to_the_next(data, tmp_path):
 def test_the_chain_of_all_stages(tmp_path):
     """On little data, one epoch each: the commands and recipes as they are."""
     short = ("--num_train_epochs", 1, "--warmup_epochs", 0)
-    finish(start("examples/pretraining_chain.py", tmp_path / "chain", "--part", 0.2, *short))
+    finish(start("-m", "examples.demos.pretraining_chain", tmp_path / "chain", "--part", 0.2, *short))
     results = json.loads((tmp_path / "chain/results/results.json").read_text())
     assert (results["num_labels"], results["num_videos"]) == (20, 20 * 6)
     assert Image.open(tmp_path / "chain/loss_curves.png").width > 1000
 
 
-def test_a_picture_of_the_masks(data, tmp_path):
+def test_a_picture_of_the_masks(data, tmp_path, monkeypatch):
     clip = data / "videos/val/light/0.mp4"
     size = ("--image-size", 32, "--num-frames", 4)
-    finish(start("examples/draw_masks.py", clip, tmp_path / "masks.png", "--teacher", data / "clip", *size))
-    finish(start("examples/draw_masks.py", clip, tmp_path / "four.png", *size))
+    for picture, teacher in (("masks.png", ("--teacher", data / "clip")), ("four.png", ())):
+        monkeypatch.setattr(sys, "argv", ["draw_masks.py", *map(str, (clip, tmp_path / picture, *teacher, *size))])
+        draw_masks.main()
     assert Image.open(tmp_path / "masks.png").height > Image.open(tmp_path / "four.png").height > 100
 
 

@@ -1,4 +1,4 @@
-"""One step of the pretraining scripts, against the official training loops: losses, outputs and every gradient.
+"""One step of distillation and of masked pretraining, against the official training loops: losses, outputs, all gradients.
 
 The students come through the converter. What it leaves out as of use in training only, the head of self-distillation, and the
 teacher that is no VideoMamba, OpenAI's CLIP, are put in place by name.
@@ -17,10 +17,10 @@ from modeling_videomamba import (
     VideoMambaPreTrainedModel,
 )
 from modeling_videomamba.checkpoints.official_layout import to_official
-from modeling_videomamba.commands.distill import DistillationLoss, Student
-from modeling_videomamba.commands.pretrain_masked import MaskedPretrainingTrainer
 from modeling_videomamba.data.masking import of_visible_tokens
+from modeling_videomamba.training.distillation import DistillationLoss, Student
 from modeling_videomamba.training.losses import ClassificationLoss
+from modeling_videomamba.training.masked_pretraining import MaskedPretrainingTrainer
 from modeling_videomamba.training.teachers import ClipTeacher, TokenTeacher
 from tests.clip_checkpoints import load_official_clip, with_prefix
 from tests.conftest import as_video, golden

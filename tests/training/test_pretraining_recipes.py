@@ -13,6 +13,7 @@ from modeling_videomamba.commands import pretrain_images, pretrain_masked
 from modeling_videomamba.commands.parser import parse_arguments
 from modeling_videomamba.training.optimization import scale_learning_rate
 from modeling_videomamba.training.recipe import RECIPES, read_recipe
+from tests.rows import all_rows
 from tests.training.test_recipes import OFFICIAL, TRAINED, augmentation_text, comment_on_top, keys_of, training_numbers
 
 
@@ -80,29 +81,26 @@ MASKED_KEYS = """
     adam_beta1 adam_beta2 weight_decay bf16
 """
 
-by_name = pytest.mark.parametrize("name", NAMES)
-by_released = pytest.mark.parametrize("row", RELEASED, ids=lambda row: row.id)
-
 
 class Parsed(Exception):
-    """What a script is stopped with once it knows its options."""
+    """What a command is stopped with once it knows its options."""
 
 
 @cache
 def options(name: str) -> dict:
-    """All options of the recipe's own script, and the model's size; `bf16` as the recipe has it, whatever this machine can."""
-    script = pretrain_images
+    """The options of the recipe's own command, and the model's size; `bf16` as in the recipe, whatever this machine can."""
+    command = pretrain_images
     if name in MASKED:
-        script = pretrain_masked
+        command = pretrain_masked
     elif name in DISTILLED:
-        script = distill_command
+        command = distill_command
 
     def parse_and_stop(*classes, **kwargs):
         raise Parsed(parse_arguments(*classes, **kwargs))
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Parsed) as parsed:
-        patch.setattr(script, "parse_arguments", parse_and_stop)
-        script.main(["--recipe", name, "--bf16", "False", "--output_dir", "unused"])
+        patch.setattr(command, "parse_arguments", parse_and_stop)
+        command.main(["--recipe", name, "--bf16", "False", "--output_dir", "unused"])
     told = {option: value for group in parsed.value.args[0] for option, value in vars(group).items()}
     return told | {"bf16": read_recipe(name)["bf16"], "size": size_of(told)}
 
@@ -240,37 +238,45 @@ class TestScripts:
         assert {script_of(name) for name in MASKED} == set(OFFICIAL["masked_scripts"])
         assert (len(IMAGES), len(MASKED)) == (10, 8)
 
-    @by_name
-    def test_a_recipe_is_its_script(self, name):
-        expected = options_of(script_of(name)) | EXCEPTIONS.get(name, {})
-        assert {option: options(name)[option] for option in expected} == expected
+    def test_a_recipe_is_its_script(self):
+        def check(name):
+            expected = options_of(script_of(name)) | EXCEPTIONS.get(name, {})
+            assert {option: options(name)[option] for option in expected} == expected
 
-    @pytest.mark.parametrize("name", EXCEPTIONS)
-    def test_an_exception_is_one(self, name):
-        script = options_of(script_of(name))
-        for option, value in EXCEPTIONS[name].items():
-            assert script[option] != value
+        all_rows(check, NAMES)
 
-    @by_name
-    def test_the_comment_on_top_says_where_it_comes_from_and_what_the_batch_is(self, name):
-        comment = comment_on_top(name)
-        assert re.search(rf"^# Official script: {script_of(name)}(,|$)", comment, re.MULTILINE)
-        gpus, samples, media, step, peak = re.search(
-            r"^# (\d+) GPUs x (\d+) (images|videos) = (\d+) a step: "
-            r"the learning rate peaks at ([\d.e-]+)(?:\.|, and stays there\.)$",
-            comment,
-            re.MULTILINE,
-        ).groups()
-        assert media == ("videos" if name in MASKED else "images")
-        assert gpus == flags_of(script_of(name))["gpus"]
-        assert int(samples) == options(name)["per_device_train_batch_size"]
-        assert int(step) == int(gpus) * int(samples)
-        assert float(peak) == pytest.approx(peak_and_minimum(name)[0])
+    def test_an_exception_is_one(self):
+        def check(name):
+            script = options_of(script_of(name))
+            for option, value in EXCEPTIONS[name].items():
+                assert script[option] != value
 
-    @by_name
-    def test_the_comment_on_top_says_whether_the_learning_rate_stays_at_its_peak(self, name):
-        peak, minimum = peak_and_minimum(name)
-        assert ("and stays there" in comment_on_top(name)) == (peak == pytest.approx(minimum))
+        all_rows(check, EXCEPTIONS)
+
+    def test_the_comment_on_top_says_where_it_comes_from_and_what_the_batch_is(self):
+        def check(name):
+            comment = comment_on_top(name)
+            assert re.search(rf"^# Official script: {script_of(name)}(,|$)", comment, re.MULTILINE)
+            gpus, samples, media, step, peak = re.search(
+                r"^# (\d+) GPUs x (\d+) (images|videos) = (\d+) a step: "
+                r"the learning rate peaks at ([\d.e-]+)(?:\.|, and stays there\.)$",
+                comment,
+                re.MULTILINE,
+            ).groups()
+            assert media == ("videos" if name in MASKED else "images")
+            assert gpus == flags_of(script_of(name))["gpus"]
+            assert int(samples) == options(name)["per_device_train_batch_size"]
+            assert int(step) == int(gpus) * int(samples)
+            assert float(peak) == pytest.approx(peak_and_minimum(name)[0])
+
+        all_rows(check, NAMES)
+
+    def test_the_comment_on_top_says_whether_the_learning_rate_stays_at_its_peak(self):
+        def check(name):
+            peak, minimum = peak_and_minimum(name)
+            assert ("and stays there" in comment_on_top(name)) == (peak == pytest.approx(minimum))
+
+        all_rows(check, NAMES)
 
 
 class TestReleased:
@@ -279,96 +285,120 @@ class TestReleased:
         unreleased = {f"videomamba-{size}-{data}-mask-pt" for size in ("ti", "s", "b") for data in ("k400", "ssv2")}
         assert set(UNRELEASED) == unreleased
 
-    @by_released
-    def test_it_comes_out_as_released(self, row):
-        told = options(row.id)
-        assert (told["model"], told["size"]) == (row.parent, row.size)
-        assert (told["num_frames"], told["image_size"]) == (row.frames, row.resolution)
-        if row.task == "image-classification":
-            assert told["num_labels"] == NUM_LABELS[row.dataset]
+    def test_it_comes_out_as_released(self):
+        def check(row):
+            told = options(row.id)
+            assert (told["model"], told["size"]) == (row.parent, row.size)
+            assert (told["num_frames"], told["image_size"]) == (row.frames, row.resolution)
+            if row.task == "image-classification":
+                assert told["num_labels"] == NUM_LABELS[row.dataset]
 
-    @by_released
-    def test_the_teacher_is_the_one_that_its_notes_name(self, row):
-        sources = {"CLIP ViT-B/16": "openai/clip-vit-base-patch16"}
-        notes = re.findall(r"(CLIP ViT-B/16)|self-distillation, (\S+) being the teacher", "; ".join(row.quirks))
-        named = [sources.get(clip, own) for clip, own in notes]
-        told = options(row.id)
-        assert ([told["teacher"]] if "teacher" in told else []) == named
+        all_rows(check, RELEASED)
 
-    @by_released
-    def test_the_comment_on_top_says_what_is_claimed(self, row):
-        claims = re.findall(r"^# Claimed for the released checkpoint: (\S+) top-1[.,]", comment_on_top(row.id), re.MULTILINE)
-        assert [float(claim) for claim in claims] == ([] if row.top1 is None else [row.top1])
+    def test_the_teacher_is_the_one_that_its_notes_name(self):
+        def check(row):
+            sources = {"CLIP ViT-B/16": "openai/clip-vit-base-patch16"}
+            notes = re.findall(r"(CLIP ViT-B/16)|self-distillation, (\S+) being the teacher", "; ".join(row.quirks))
+            named = [sources.get(clip, own) for clip, own in notes]
+            told = options(row.id)
+            assert ([told["teacher"]] if "teacher" in told else []) == named
 
-    @by_released
-    def test_it_was_trained_as_its_model_card_says(self, row):
-        told, (peak, minimum) = options(row.id), peak_and_minimum(row.id)
-        assert training_numbers(row.id) == pytest.approx(
-            {
-                "epochs": told["num_train_epochs"],
-                "warmup_epochs": told["warmup_epochs"],
-                "samples_per_step": samples_per_step(row.id),
-                "repeated_augmentation": told.get("repeated_augmentation", 1),
-                "peak_lr": peak,
-                "min_lr": minimum,
-                "weight_decay": told["weight_decay"],
-                "drop_path": told["drop_path_rate"],
-            }
-        )
+        all_rows(check, RELEASED)
 
-    @by_released
-    def test_it_was_augmented_as_its_model_card_says(self, row):
-        told = options(row.id)
-        # The card says what the script does; the recipe does not flip, see EXCEPTIONS
-        flips = told["horizontal_flip"] or row.id == "videomamba-m-ssv2-mask-pt"
-        masked = f"multi-scale crops of 66 to 100 % of the shorter side, {'horizontal' if flips else 'no'} flips"
-        assert TRAINED[row.id]["augmentation"] == (masked if row.id in MASKED else augmentation_text(told, flips))
+    def test_the_comment_on_top_says_what_is_claimed(self):
+        def check(row):
+            claims = re.findall(
+                r"^# Claimed for the released checkpoint: (\S+) top-1[.,]", comment_on_top(row.id), re.MULTILINE
+            )
+            assert [float(claim) for claim in claims] == ([] if row.top1 is None else [row.top1])
 
-    @by_released
-    def test_the_comments_say_where_the_paper_differs(self, row):
-        text, notes = (RECIPES / f"{row.id}.yaml").read_text(encoding="utf-8"), TRAINED[row.id]["notes"]
-        for note, key, comment in (
-            ("prints batches of 1024", "per_device_train_batch_size", "paper: 1024 a step in all"),
-            ("prints RandAugment of magnitude 7", "auto_augment", "paper: RandAugment of magnitude 7"),
-            ("prints 5 epochs of warm-up, its table", "warmup_epochs", "paper: 5 in its text, 30 in its table"),
-            ("text prints 30 epochs, its table", "num_train_epochs", "paper: 10 in its table .*, 30 in its text"),
-            ("prints 800 epochs", "num_train_epochs", "paper: 800"),
-            ("prints a minimum learning rate of 1e-5", "min_learning_rate", "paper: 1e-5"),
-        ):
-            assert bool(re.search(rf"^{key}: .*#.*\b{comment}", text, re.MULTILINE)) == (note in notes), note
+        all_rows(check, RELEASED)
+
+    def test_it_was_trained_as_its_model_card_says(self):
+        def check(row):
+            told, (peak, minimum) = options(row.id), peak_and_minimum(row.id)
+            assert training_numbers(row.id) == pytest.approx(
+                {
+                    "epochs": told["num_train_epochs"],
+                    "warmup_epochs": told["warmup_epochs"],
+                    "samples_per_step": samples_per_step(row.id),
+                    "repeated_augmentation": told.get("repeated_augmentation", 1),
+                    "peak_lr": peak,
+                    "min_lr": minimum,
+                    "weight_decay": told["weight_decay"],
+                    "drop_path": told["drop_path_rate"],
+                }
+            )
+
+        all_rows(check, RELEASED)
+
+    def test_it_was_augmented_as_its_model_card_says(self):
+        def check(row):
+            told = options(row.id)
+            # The card says what the script does; the recipe does not flip, see EXCEPTIONS
+            flips = told["horizontal_flip"] or row.id == "videomamba-m-ssv2-mask-pt"
+            masked = f"multi-scale crops of 66 to 100 % of the shorter side, {'horizontal' if flips else 'no'} flips"
+            assert TRAINED[row.id]["augmentation"] == (masked if row.id in MASKED else augmentation_text(told, flips))
+
+        all_rows(check, RELEASED)
+
+    def test_the_comments_say_where_the_paper_differs(self):
+        def check(row):
+            text, notes = (RECIPES / f"{row.id}.yaml").read_text(encoding="utf-8"), TRAINED[row.id]["notes"]
+            for note, key, comment in (
+                ("prints batches of 1024", "per_device_train_batch_size", "paper: 1024 a step in all"),
+                ("prints RandAugment of magnitude 7", "auto_augment", "paper: RandAugment of magnitude 7"),
+                ("prints 5 epochs of warm-up, its table", "warmup_epochs", "paper: 5 in its text, 30 in its table"),
+                ("text prints 30 epochs, its table", "num_train_epochs", "paper: 10 in its table .*, 30 in its text"),
+                ("prints 800 epochs", "num_train_epochs", "paper: 800"),
+                ("prints a minimum learning rate of 1e-5", "min_learning_rate", "paper: 1e-5"),
+            ):
+                assert bool(re.search(rf"^{key}: .*#.*\b{comment}", text, re.MULTILINE)) == (note in notes), note
+
+        all_rows(check, RELEASED)
 
 
 class TestUnreleased:
-    @pytest.mark.parametrize("name", UNRELEASED)
-    def test_it_is_the_recipe_of_m_but_for_size_and_drop_path(self, name):
-        size, data = re.fullmatch(r"videomamba-(\w+)-(\w+)-mask-pt", name).groups()
-        recipe, of_m = read_recipe(name), read_recipe(f"videomamba-m-{data}-mask-pt")
-        differences = {key for key in recipe.keys() | of_m.keys() if recipe.get(key) != of_m.get(key)}
-        assert differences == {"model_config", "drop_path_rate"} - ({"drop_path_rate"} if size == "b" else set())
-        assert options(name)["size"] == SIZES[size]
-        if size != "b":
-            assert recipe["drop_path_rate"] == read_recipe(f"videomamba-{size}-{data}-f8")["drop_path_rate"]
+    def test_it_is_the_recipe_of_m_but_for_size_and_drop_path(self):
+        def check(name):
+            size, data = re.fullmatch(r"videomamba-(\w+)-(\w+)-mask-pt", name).groups()
+            recipe, of_m = read_recipe(name), read_recipe(f"videomamba-m-{data}-mask-pt")
+            differences = {key for key in recipe.keys() | of_m.keys() if recipe.get(key) != of_m.get(key)}
+            assert differences == {"model_config", "drop_path_rate"} - ({"drop_path_rate"} if size == "b" else set())
+            assert options(name)["size"] == SIZES[size]
+            if size != "b":
+                assert recipe["drop_path_rate"] == read_recipe(f"videomamba-{size}-{data}-f8")["drop_path_rate"]
 
-    @pytest.mark.parametrize("name", UNRELEASED)
-    def test_it_says_that_the_authors_did_not_train_it(self, name):
-        assert re.search(r"\.sh, written for M\n(.*\n)*# The authors trained M only: ", comment_on_top(name))
+        all_rows(check, UNRELEASED)
+
+    def test_it_says_that_the_authors_did_not_train_it(self):
+        def check(name):
+            assert re.search(r"\.sh, written for M\n(.*\n)*# The authors trained M only: ", comment_on_top(name))
+
+        all_rows(check, UNRELEASED)
 
 
 class TestFiles:
-    @by_name
-    def test_keys_are_in_the_same_order(self, name):
-        keys = list(keys_of(name))
-        known = (MASKED_KEYS if name in MASKED else IMAGE_KEYS).split()
-        assert keys == [key.rstrip("?") for key in known if not key.endswith("?") or key.rstrip("?") in keys]
+    def test_keys_are_in_the_same_order(self):
+        def check(name):
+            keys = list(keys_of(name))
+            known = (MASKED_KEYS if name in MASKED else IMAGE_KEYS).split()
+            assert keys == [key.rstrip("?") for key in known if not key.endswith("?") or key.rstrip("?") in keys]
 
-    @by_name
-    def test_the_best_model_is_the_most_accurate_and_of_masked_pretraining_the_last(self, name):
-        told = options(name)
-        assert told["load_best_model_at_end"] == (name not in MASKED)
-        if name not in MASKED:
-            assert (told["metric_for_best_model"], told["greater_is_better"]) == ("accuracy", True)
+        all_rows(check, NAMES)
 
-    @pytest.mark.parametrize("name", MASKED)
-    def test_what_is_not_flipped_says_what_the_script_and_the_paper_do(self, name):
-        text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
-        assert ("horizontal_flip: false  # official script: true, paper: no" in text) == ("-ssv2-" in name)
+    def test_the_best_model_is_the_most_accurate_and_of_masked_pretraining_the_last(self):
+        def check(name):
+            told = options(name)
+            assert told["load_best_model_at_end"] == (name not in MASKED)
+            if name not in MASKED:
+                assert (told["metric_for_best_model"], told["greater_is_better"]) == ("accuracy", True)
+
+        all_rows(check, NAMES)
+
+    def test_what_is_not_flipped_says_what_the_script_and_the_paper_do(self):
+        def check(name):
+            text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
+            assert ("horizontal_flip: false  # official script: true, paper: no" in text) == ("-ssv2-" in name)
+
+        all_rows(check, MASKED)

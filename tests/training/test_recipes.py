@@ -1,4 +1,7 @@
-"""Every recipe of fine-tuning does what the reference's script does, or EXCEPTIONS says why not."""
+"""Every recipe of fine-tuning does what the reference's script does, or EXCEPTIONS says why not.
+
+A script is one of the official code's; ours is the command `videomamba finetune`.
+"""
 
 import csv
 import json
@@ -21,6 +24,7 @@ from modeling_videomamba.training.arguments import (
 from modeling_videomamba.training.optimization import scale_learning_rate
 from modeling_videomamba.training.recipe import RECIPES, read_recipe
 from tests.conftest import FIXTURES
+from tests.rows import all_rows
 
 
 OFFICIAL = json.loads((FIXTURES / "official_recipes.json").read_text())
@@ -96,9 +100,6 @@ RELEASED = [row for row in load_released().values() if row.task == "video-classi
 FILES = {row.file: row.id for row in load_released().values()}
 with TABLE.with_name("training_recipes.csv").open(newline="") as file:
     TRAINED = {row["id"]: row for row in csv.DictReader(file)}
-
-by_name = pytest.mark.parametrize("name", NAMES)
-by_released = pytest.mark.parametrize("row", RELEASED, ids=lambda row: row.id)
 
 
 def parse(*argv: str) -> dict:
@@ -219,81 +220,97 @@ class TestScripts:
         counts = {data: sum(f"-{data}-" in name for name in NAMES) for data in ("k400", "ssv2", "breakfast", "coin", "lvu")}
         assert counts == {"k400": 20, "ssv2": 12, "breakfast": 8, "coin": 8, "lvu": 18}
 
-    @by_name
-    def test_a_recipe_is_its_script(self, name):
-        expected = options_of(script_of(name)) | EXCEPTIONS.get(name, {})
-        assert {option: options(name)[option] for option in expected} == expected
+    def test_a_recipe_is_its_script(self):
+        def check(name):
+            expected = options_of(script_of(name)) | EXCEPTIONS.get(name, {})
+            assert {option: options(name)[option] for option in expected} == expected
 
-    @pytest.mark.parametrize("name", EXCEPTIONS)
-    def test_an_exception_is_one(self, name):
-        script = options_of(script_of(name))
-        for option, value in EXCEPTIONS[name].items():
-            assert script[option] != value
+        all_rows(check, NAMES)
 
-    @by_name
-    def test_the_comment_on_top_says_where_it_comes_from_and_what_the_batch_is(self, name):
-        comment = comment_on_top(name)
-        assert re.search(rf"^# Official script: {script_of(name)}\b", comment, re.MULTILINE)
-        gpus, videos, accumulated, augmentations, clips, peak = re.search(
-            r"^# (\d+) GPUs x (\d+) videos?(?: x (\d+) accumulated)? x (\d+) augmentations = (\d+) clips a step: "
-            r"the learning rate peaks at (\S+)\.$",
-            comment,
-            re.MULTILINE,
-        ).groups()
-        assert gpus == flags_of(script_of(name))["gpus"]
-        assert int(videos) == options(name)["per_device_train_batch_size"]
-        assert int(accumulated or 1) == options(name)["gradient_accumulation_steps"]
-        assert int(augmentations) == options(name)["repeated_augmentation"]
-        assert int(clips) == clips_per_step(name)
-        assert float(peak) == pytest.approx(scaled(name, "learning_rate"))
+    def test_an_exception_is_one(self):
+        def check(name):
+            script = options_of(script_of(name))
+            for option, value in EXCEPTIONS[name].items():
+                assert script[option] != value
+
+        all_rows(check, EXCEPTIONS)
+
+    def test_the_comment_on_top_says_where_it_comes_from_and_what_the_batch_is(self):
+        def check(name):
+            comment = comment_on_top(name)
+            assert re.search(rf"^# Official script: {script_of(name)}\b", comment, re.MULTILINE)
+            gpus, videos, accumulated, augmentations, clips, peak = re.search(
+                r"^# (\d+) GPUs x (\d+) videos?(?: x (\d+) accumulated)? x (\d+) augmentations = (\d+) clips a step: "
+                r"the learning rate peaks at (\S+)\.$",
+                comment,
+                re.MULTILINE,
+            ).groups()
+            assert gpus == flags_of(script_of(name))["gpus"]
+            assert int(videos) == options(name)["per_device_train_batch_size"]
+            assert int(accumulated or 1) == options(name)["gradient_accumulation_steps"]
+            assert int(augmentations) == options(name)["repeated_augmentation"]
+            assert int(clips) == clips_per_step(name)
+            assert float(peak) == pytest.approx(scaled(name, "learning_rate"))
+
+        all_rows(check, NAMES)
 
 
 class TestReleased:
     def test_each_has_a_recipe_and_only_lvu_has_more(self):
         assert {row.id for row in RELEASED} == {name for name in NAMES if "-lvu-" not in name}
 
-    @by_released
-    def test_it_comes_out_as_released(self, row):
-        told = options(row.id)
-        assert (told["model"], told["size"]) == (row.parent, row.size)
-        assert (told["num_frames"], told["image_size"]) == (row.frames, row.resolution)
-        assert told["num_labels"] == NUM_LABELS[row.dataset]
+    def test_it_comes_out_as_released(self):
+        def check(row):
+            told = options(row.id)
+            assert (told["model"], told["size"]) == (row.parent, row.size)
+            assert (told["num_frames"], told["image_size"]) == (row.frames, row.resolution)
+            assert told["num_labels"] == NUM_LABELS[row.dataset]
 
-    @by_released
-    def test_the_comment_on_top_says_what_is_claimed(self, row):
-        comment = comment_on_top(row.id)
-        top5 = f" and {row.top5} top-5" if row.top5 else ""
-        assert f"# Claimed for the released checkpoint: {row.top1} top-1{top5} with " in comment
+        all_rows(check, RELEASED)
 
-    @by_released
-    def test_it_was_trained_as_its_model_card_says(self, row):
-        told = options(row.id)
-        # The card says what the script does; the recipe does not flip, see EXCEPTIONS
-        flips = told["horizontal_flip"] or row.id == "videomamba-m-ssv2-mask-f16-res288"
-        assert TRAINED[row.id]["augmentation"] == augmentation_text(told, flips)
-        assert training_numbers(row.id) == pytest.approx(
-            {
-                "epochs": told["num_train_epochs"],
-                "warmup_epochs": told["warmup_epochs"],
-                "samples_per_step": clips_per_step(row.id),
-                "repeated_augmentation": told["repeated_augmentation"],
-                "peak_lr": scaled(row.id, "learning_rate"),
-                "min_lr": scaled(row.id, "min_learning_rate"),
-                "weight_decay": told["weight_decay"],
-                "drop_path": told["drop_path_rate"],
-            }
-        )
+    def test_the_comment_on_top_says_what_is_claimed(self):
+        def check(row):
+            comment = comment_on_top(row.id)
+            top5 = f" and {row.top5} top-5" if row.top5 else ""
+            assert f"# Claimed for the released checkpoint: {row.top1} top-1{top5} with " in comment
+
+        all_rows(check, RELEASED)
+
+    def test_it_was_trained_as_its_model_card_says(self):
+        def check(row):
+            told = options(row.id)
+            # The card says what the script does; the recipe does not flip, see EXCEPTIONS
+            flips = told["horizontal_flip"] or row.id == "videomamba-m-ssv2-mask-f16-res288"
+            assert TRAINED[row.id]["augmentation"] == augmentation_text(told, flips)
+            assert training_numbers(row.id) == pytest.approx(
+                {
+                    "epochs": told["num_train_epochs"],
+                    "warmup_epochs": told["warmup_epochs"],
+                    "samples_per_step": clips_per_step(row.id),
+                    "repeated_augmentation": told["repeated_augmentation"],
+                    "peak_lr": scaled(row.id, "learning_rate"),
+                    "min_lr": scaled(row.id, "min_learning_rate"),
+                    "weight_decay": told["weight_decay"],
+                    "drop_path": told["drop_path_rate"],
+                }
+            )
+
+        all_rows(check, RELEASED)
 
 
 class TestFiles:
-    @by_name
-    def test_keys_are_in_the_same_order(self, name):
-        keys = list(keys_of(name))
-        assert keys == [key.rstrip("?") for key in KEYS.split() if not key.endswith("?") or key.rstrip("?") in keys]
+    def test_keys_are_in_the_same_order(self):
+        def check(name):
+            keys = list(keys_of(name))
+            assert keys == [key.rstrip("?") for key in KEYS.split() if not key.endswith("?") or key.rstrip("?") in keys]
 
-    @by_name
-    def test_it_starts_from_what_all_share(self, name):
-        assert keys_of(name)["base"] == "base/finetuning"
+        all_rows(check, NAMES)
+
+    def test_it_starts_from_what_all_share(self):
+        def check(name):
+            assert keys_of(name)["base"] == "base/finetuning"
+
+        all_rows(check, NAMES)
 
     @pytest.mark.parametrize("base", ["finetuning", "images"])
     def test_what_all_share_has_every_value_that_the_defaults_have_for_small_data(self, base):
@@ -307,15 +324,19 @@ class TestFiles:
         wanted = {field.name for field in fields(AugmentationArguments)} | ours | changed
         assert wanted - {"layer_decay_mode"} <= read_recipe(f"base/{base}").keys()
 
-    @by_name
-    def test_the_best_model_is_the_most_accurate_or_the_one_of_least_error(self, name):
-        told = options(name)
-        best = ("mse", False) if told["problem_type"] == "regression" else ("accuracy", True)
-        assert (told["metric_for_best_model"], told["greater_is_better"]) == best
+    def test_the_best_model_is_the_most_accurate_or_the_one_of_least_error(self):
+        def check(name):
+            told = options(name)
+            best = ("mse", False) if told["problem_type"] == "regression" else ("accuracy", True)
+            assert (told["metric_for_best_model"], told["greater_is_better"]) == best
 
-    @by_name
-    def test_views_are_merged_by_name_where_the_reference_does_and_it_matters(self, name):
-        assert options(name)["merge"] == ("stem" if "-breakfast-" in name or name.endswith("-trim") else "path")
+        all_rows(check, NAMES)
+
+    def test_views_are_merged_by_name_where_the_reference_does_and_it_matters(self):
+        def check(name):
+            assert options(name)["merge"] == ("stem" if "-breakfast-" in name or name.endswith("-trim") else "path")
+
+        all_rows(check, NAMES)
 
 
 class TestWarmUp:
@@ -373,7 +394,7 @@ class TestCommandLine:
 
     def test_an_unknown_recipe(self):
         count = len(list(RECIPES.glob("*.yaml")))
-        with pytest.raises(FileNotFoundError, match=rf"no recipe .*videomamba-xl\.yaml.*has {count} of them"):
+        with pytest.raises(FileNotFoundError, match=rf"no recipe .*videomamba-xl\.yaml.*There are {count} of them"):
             parse("--recipe", "videomamba-xl")
 
     def test_an_unknown_option_in_a_recipe(self, tmp_path):

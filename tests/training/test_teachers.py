@@ -65,6 +65,15 @@ class TestClip:
         assert features.shape == (1, 1, 1 + 2 * 9, 12)
         torch.testing.assert_close(features, teacher(resized)[0])
 
+    def test_rows_and_columns_are_the_students(self, clip):
+        """Of frames that are wider than high."""
+        frames = torch.randn(1, 2, 3, 32, 64)
+        features, attention = ClipTeacher(clip, grid=(2, 4))(frames, with_attention=True)
+        assert features.shape == (1, 1, 1 + 2 * 8, 12)
+        assert attention.shape == (1, 2, 8)
+        resized = F.interpolate(frames[0], size=(16, 32), mode="bicubic", align_corners=False)[None]
+        torch.testing.assert_close(features, ClipTeacher(clip, grid=(2, 4))(resized)[0])
+
     def test_clips_own_normalisation(self, clip):
         pixels = torch.rand(1, 2, 3, 32, 32)
         ours = (pixels - as_pixel(IMAGENET_DEFAULT_MEAN)) / as_pixel(IMAGENET_DEFAULT_STD)
@@ -119,6 +128,24 @@ class TestTokens:
         small = F.interpolate(self.CLIPS[:, 0], size=(16, 16), mode="bicubic", align_corners=False)
         expected = model(small, interpolate_pos_encoding=True).last_hidden_state
         torch.testing.assert_close(tokens, F.normalize(expected, dim=-1))
+
+    def test_rows_and_columns_are_the_students(self):
+        """Of frames that are wider than high."""
+        model = ViTModel(ViTConfig(**SMALL, patch_size=8))
+        frames = torch.randn(2, 3, 32, 64)
+        tokens = TokenTeacher(model, grid=(2, 4))(frames)
+        small = F.interpolate(frames, size=(16, 32), mode="bicubic", align_corners=False)
+        expected = model(small, interpolate_pos_encoding=True).last_hidden_state
+        torch.testing.assert_close(tokens, F.normalize(expected, dim=-1))
+
+    def test_it_is_frozen_and_drops_nothing(self):
+        model = ViTModel(ViTConfig(**SMALL, patch_size=16, hidden_dropout_prob=0.5)).train()
+        teacher = TokenTeacher(model, grid=(2, 2))
+        assert not model.training
+        assert not any(parameter.requires_grad for parameter in teacher.parameters())
+        pixels = self.CLIPS[:, 0].clone().requires_grad_()
+        assert torch.equal(teacher(pixels), teacher(pixels))
+        assert not teacher(pixels).requires_grad
 
     def test_register_tokens_are_left_out(self):
         config = Dinov2WithRegistersConfig(

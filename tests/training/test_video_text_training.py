@@ -1,16 +1,15 @@
-"""Pretraining and fine-tuning of video-text models: their data, both scripts at test size, and training in two processes."""
+"""Video-text models: their data and losses, and `videomamba pretrain-video-text` and `finetune-retrieval` at test size."""
 
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-import torch.nn.functional as F
 from PIL import Image
+from torchvision.transforms import InterpolationMode, v2
 from transformers import BertForMaskedLM, BertTokenizer, CLIPConfig, CLIPModel, DataCollatorForLanguageModeling
 
 from modeling_videomamba import (
@@ -23,19 +22,38 @@ from modeling_videomamba.checkpoints.converter import processor_for
 from modeling_videomamba.commands import evaluate_retrieval, finetune_retrieval, pretrain_video_text
 from modeling_videomamba.data.captions import load_captions
 from modeling_videomamba.data.clips import UnreadableFiles
+from modeling_videomamba.modeling_videomamba_video_text import VideoMambaVideoTextOutput
+from modeling_videomamba.training.arguments import BackboneArguments
 from modeling_videomamba.training.optimization import video_text_settings
 from modeling_videomamba.training.recipe import read_recipe
+from modeling_videomamba.training.teachers import ClipTeacher, load_clip
+from modeling_videomamba.training.trainer import VideoMambaTrainer
 from modeling_videomamba.training.video_text import (
     CaptionedClips,
     OneMediumSampler,
     VideoTextCollator,
     captioned_transform,
+    continue_video_text_model,
     mask_words,
     random_frames,
 )
-from modeling_videomamba.video_text_losses import contrastive_loss
+from modeling_videomamba.training.video_text_pretraining import (
+    VideoTextAlignmentArguments,
+    VideoTextPretrainingTrainer,
+)
+from modeling_videomamba.training.video_text_trainer import VideoTextTrainer
 from tests.conftest import WORDS, render_clip, render_noise, small_config, small_video_text_config
-from tests.training_runs import ROOT, assert_equal, command, finish, kill_after_checkpoint, losses, start, weights
+from tests.training_runs import (
+    ROOT,
+    assert_equal,
+    command,
+    finish,
+    interrupt,
+    kill_after_checkpoint,
+    losses,
+    start,
+    weights,
+)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -152,6 +170,14 @@ class TestData:
             assert sum(step == {"video"} for step in media) == 4
         assert orders[0] != orders[1]
 
+    def test_steps_of_both_media_are_shuffled(self, data, tmp_path):
+        clips, places = clips_of(data, tmp_path / "unreadable"), set()
+        for epoch in range(30):
+            clips.epoch.fill_(epoch)
+            steps = list(OneMediumSampler(clips, items_per_step=2))[::2]
+            places |= {place for place, index in enumerate(steps) if index >= NUM_VIDEOS}
+        assert places == set(range(6))  # where steps of images may be
+
     def test_all_processes_have_the_same_order(self, data, tmp_path):
         """Whatever they have drawn before."""
         orders = []
@@ -193,7 +219,31 @@ class TestData:
         first = validation[0]
         validation.epoch.fill_(1)
         assert first["caption"] == validation[0]["caption"] == clips.files[0].captions[0]
+        assert [validation[i]["caption"] for i in range(NUM_VIDEOS)] == [
+            file.captions[0] for file in validation.files[:NUM_VIDEOS]
+        ]
         assert torch.equal(first["pixel_values"], validation[0]["pixel_values"])
+
+    def test_what_has_the_same_captions_is_one_pair(self, data, tmp_path):
+        """Neither is a negative for the other. Videos come first, whatever the order of the list."""
+        files = load_captions(data / "images.json") + load_captions(data / "videos.json")
+        files += [files[-1]._replace(path="a copy of the last video"), files[0]._replace(path="a copy of the first image")]
+        clips = CaptionedClips(files, processor_for(small_video_text_config()), None, 0, UnreadableFiles(tmp_path / "bad"))
+        last, first = NUM_VIDEOS - 1, NUM_VIDEOS + 1
+        assert [clips.files[i].path for i in (last, first)] == [str(data / "7.gif"), str(data / "0.png")]
+        assert clips.pair_ids == [*range(NUM_VIDEOS), last, *range(first, first + NUM_IMAGES), first]
+        assert {name: list(places) for name, places in clips.media.items()} == {
+            "videos": [*range(NUM_VIDEOS + 1)],
+            "images": [*range(first, first + NUM_IMAGES + 1)],
+        }
+
+    def test_a_crop_is_resized_bicubically(self):
+        processor = processor_for(small_video_text_config())
+        frames = torch.randint(256, (2, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        clip = captioned_transform(processor, min_area=1, horizontal_flip=False)(frames)
+        resized = v2.functional.resize(frames, [32, 32], InterpolationMode.BICUBIC, antialias=False)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+        torch.testing.assert_close(clip, (resized / 255 - mean) / std)
 
     def test_what_cannot_be_read_is_replaced_by_one_of_its_medium(self, data, tmp_path):
         clips = clips_of(data, tmp_path / "unreadable")
@@ -204,6 +254,19 @@ class TestData:
         assert clips[NUM_VIDEOS - 1]["pair_id"] == 0
         assert clips[NUM_VIDEOS + NUM_IMAGES - 1]["pair_id"] == NUM_VIDEOS
         assert (tmp_path / "unreadable").read_text().split() == [str(tmp_path / "bad.gif"), str(tmp_path / "bad.png")]
+
+    def test_a_collator_masks_what_it_is_told(self, data, tokenizer, tmp_path):
+        item = clips_of(data, tmp_path / "unreadable")[0]
+        for ratio, masked in ((0.0, None), (1e-9, 0), (1.0, len(item["caption"].split()) + 1)):  # words, and [SEP]
+            batch = VideoTextCollator(tokenizer, 16, word_ratio=ratio)([item])
+            assert "mask_noise" not in batch
+            assert masked is None or (batch["masked_labels"] != -100).sum() == masked
+            assert ("masked_labels" in batch) == (masked is not None)
+
+    def test_a_clip_is_cropped_and_mirrored_as_it_is_told(self):
+        crop, flip, *_ = captioned_transform(processor_for(small_video_text_config()), 0.3, True).transforms
+        assert (tuple(crop.scale), tuple(crop.ratio), flip.p) == ((0.3, 1), (3 / 4, 4 / 3), 0.5)
+        assert captioned_transform(processor_for(small_video_text_config()), 0.3, False).transforms[1].p == 0
 
     def test_half_of_the_words_are_masked_but_neither_padding_nor_the_start(self, tokenizer):
         torch.manual_seed(0)
@@ -233,11 +296,91 @@ def test_all_decay_but_vectors_and_biases():
     assert {scale for scale, _ in settings.values()} == {1.0}
 
 
+class TestMasks:
+    @pytest.fixture
+    def trainer(self):
+        """Half a trainer: what makes a model's inputs, with a teacher whose features say where they are from."""
+        trainer = object.__new__(VideoTextPretrainingTrainer)
+        trainer.alignment = VideoTextAlignmentArguments(mask_type="random", mask_ratio=0.75, image_mask_ratio=0.25)
+
+        def teacher(clips, with_attention):
+            tokens = 1 + clips.shape[1] * 4
+            attention = torch.ones(len(clips), clips.shape[1], 4) if with_attention else None
+            return torch.arange(float(tokens)).expand(len(clips), 1, tokens)[..., None], attention
+
+        trainer.teacher = teacher
+        return trainer
+
+    @pytest.mark.parametrize("mask_type", ["random", "attention"])
+    def test_of_videos_and_of_images_leave_out_parts_of_their_own(self, trainer, mask_type):
+        trainer.alignment.mask_type = mask_type
+        for frames, masked in ((4, 12), (1, 1)):
+            torch.manual_seed(0)
+            noise = torch.rand(2, frames, 2, 2)
+            given = {"pixel_values": torch.zeros(2, frames, 3, 4, 4), "mask_noise": noise, "pair_ids": torch.arange(2)}
+            inputs = trainer.model_inputs(given)
+            assert inputs["bool_masked_pos"].sum(dim=1).tolist() == [masked] * 2
+            assert "mask_noise" not in inputs and inputs["pair_ids"].tolist() == [0, 1]
+            for positions, mask in zip(inputs["target_features"][:, 0, :, 0], inputs["bool_masked_pos"]):
+                assert positions.tolist() == [0, *((~mask).nonzero()[:, 0] + 1).tolist()]  # CLS and what is visible
+
+    def test_without_a_teacher_nothing_is_left_out(self, trainer):
+        trainer.teacher = None
+        assert trainer.model_inputs(given := {"pixel_values": torch.zeros(1)}) == given
+
+    def test_the_teacher_sees_what_it_is_told(self, data):
+        vision = small_config(alignment_size=12, num_aligned_layers=2, normalize_alignment=False)
+        teacher = ClipTeacher.for_student(load_clip(str(data / "clip")), vision, interval=0.5, normalization="clip")
+        assert (teacher.normalization, teacher.normalize, teacher.layers) == ("clip", False, [1, 1])
+        assert teacher.frame_size == [32, 32]
+
+
+class TestContinuing:
+    def test_the_video_side_has_the_size_and_the_drop_path_that_are_asked_for(self, pretrained):
+        args = BackboneArguments(num_frames=6, image_size=48, drop_path_rate=0.3)
+        for model_class in (VideoMambaForVideoTextPreTraining, VideoMambaForVideoTextRetrieval):
+            model = continue_video_text_model(model_class, str(pretrained), args)
+            config = model.config.vision_config
+            assert (config.num_frames, config.image_size, config.drop_path_rate) == (6, 48, 0.3)
+            assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
+            same = continue_video_text_model(model_class, str(pretrained), BackboneArguments()).config.vision_config
+            assert (same.num_frames, same.image_size) == (4, 32)
+
+
+class TestCurves:
+    def test_a_point_is_the_mean_of_the_steps_since_the_last(self, monkeypatch):
+        """And of nothing that was validated in between."""
+        points = []
+        monkeypatch.setattr(VideoMambaTrainer, "log", lambda self, logs: points.append(logs))
+        trainer = object.__new__(VideoTextTrainer)
+        trainer.sums, trainer.counts = {}, {}
+        trainer.accelerator = SimpleNamespace(gather=lambda tensor: tensor)
+        trainer.model = SimpleNamespace(temperature=torch.tensor(0.25))
+        trainer.model_inputs = lambda inputs: inputs
+
+        def step(loss: float, training: bool = True) -> None:
+            outputs = VideoMambaVideoTextOutput(loss=torch.tensor(loss), contrastive_loss=torch.tensor(loss))
+            model = lambda **inputs: outputs  # noqa: E731
+            model.training = training
+            assert trainer.compute_loss(model, {}) == loss
+
+        step(1.0)
+        step(2.0)
+        step(99.0, training=False)
+        trainer.log({"loss": 1.5})
+        step(5.0)
+        trainer.log({"eval_loss": 99.0})
+        trainer.log({"loss": 5.0})
+        assert [point.get("contrastive_loss") for point in points] == [1.5, None, 5.0]
+        assert [point.get("temperature") for point in points] == [0.25, None, 0.25]
+
+
 class TestPretraining:
     def test_the_model_starts_from_a_video_model_and_a_bert(self, data, tmp_path):
         still = {"learning_rate": 1e-12, "warmup_learning_rate": 0, "min_learning_rate": 0, "num_train_epochs": 1}
         trained = weights(pretrain(data, tmp_path / "model", **still))
         vision, bert = weights(data / "vision"), weights(data / "bert")
+        assert VideoMambaForVideoTextPreTraining.from_pretrained(tmp_path / "model").config.num_fusion_layers == 1
         for name, tensor in vision.items():
             torch.testing.assert_close(trained[name.replace("videomamba.", "vision_model.", 1)], tensor, rtol=0, atol=1e-6)
         for name, tensor in bert.items():
@@ -302,12 +445,10 @@ class TestPretraining:
     def test_a_run_goes_on_to_the_same_weights(self, data, tmp_path):
         """From the middle of an epoch: a checkpoint that was not written to its end does not count."""
         steps = {"save_strategy": "steps", "save_steps": 4}
-        whole = pretrain(data, tmp_path / "whole", **steps)
-        part = pretrain(data, tmp_path / "part", **steps)
-        (part / "checkpoint-12/trainer_state.json").write_text("")
-        (part / "model.safetensors").unlink()
-        pretrain(data, part, **steps)
-        assert_equal(weights(part), weights(whole), rtol=0, atol=0)
+        whole = pretrain(data, tmp_path / "model", **steps).rename(tmp_path / "whole")
+        interrupt(whole, tmp_path / "model", after=8)
+        assert_equal(weights(pretrain(data, tmp_path / "model", **steps)), weights(whole), rtol=0, atol=0)
+        assert losses(tmp_path / "model") == losses(whole)
 
     def test_what_is_wrong_is_said_before_the_first_step(self, data, tmp_path):
         with pytest.raises(ValueError, match="Give --videos, --images, or both"):
@@ -391,42 +532,6 @@ class TestFinetuning:
             self.run(pretrained, data / "videos.json", tmp_path / "model", per_device_train_batch_size=9)
 
 
-def embeddings_and_ids() -> tuple:
-    """Of eight pairs, of which two are of one video, from parameters that a gradient can go to."""
-    random = torch.Generator().manual_seed(0)
-    video = torch.randn(8, 4, 16, generator=random, requires_grad=True)
-    text = torch.randn(8, 16, generator=random, requires_grad=True)
-    return video, text, torch.tensor(0.1, requires_grad=True), torch.tensor([0, 1, 2, 3, 4, 1, 6, 7])
-
-
-def loss_of(video: torch.Tensor, text: torch.Tensor, temperature: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    return contrastive_loss(F.normalize(video, dim=-1), F.normalize(text, dim=-1), temperature, ids)
-
-
-def contrast_a_half(rank: int, directory: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=2)
-    video, text, temperature, ids = embeddings_and_ids()
-    half = slice(4 * rank, 4 * rank + 4)
-    loss = loss_of(video[half], text[half], temperature, ids[half])
-    loss.backward()
-    results = {"loss": loss.detach(), "video": video.grad, "text": text.grad, "temperature": temperature.grad}
-    for tensor in results.values():
-        dist.all_reduce(tensor)
-        tensor /= 2  # as DistributedDataParallel does
-    if rank == 0:
-        torch.save(results, f"{directory}/results.pt")
-    dist.destroy_process_group()
-
-
-def test_two_processes_contrast_as_one_with_the_joined_batch(tmp_path):
-    mp.spawn(contrast_a_half, args=(str(tmp_path),), nprocs=2)
-    video, text, temperature, ids = embeddings_and_ids()
-    loss = loss_of(video, text, temperature, ids)
-    loss.backward()
-    results = {"loss": loss.detach(), "video": video.grad, "text": text.grad, "temperature": temperature.grad}
-    assert_equal(torch.load(tmp_path / "results.pt"), results, rtol=0, atol=1e-5)
-
-
 @pytest.mark.slow
 class TestCommands:
     def test_two_processes_train(self, data, tmp_path):
@@ -442,27 +547,27 @@ class TestCommands:
         finish(start(*run[:-3], *script, *flags(tmp_path / "retrieval", **retrieval)))
         assert len(losses(tmp_path / "retrieval")) == 2 * 2
 
-    @pytest.mark.parametrize("name", ["pretrain_video_text", "finetune_retrieval"])
+    @pytest.mark.parametrize("name", ["pretrain-video-text", "finetune-retrieval"])
     def test_a_killed_run_goes_on_to_the_same_weights(self, name, data, pretrained, tmp_path):
         """With everything that is random, in the middle of an epoch."""
         changes = {"num_train_epochs": 5, "save_strategy": "steps", "save_steps": 3, "drop_path_rate": 0.5}
 
-        def command(output_dir: Path) -> list:
-            if name == "finetune_retrieval":
+        def run_into(output_dir: Path) -> list:
+            if name == "finetune-retrieval":
                 options = flags(output_dir, model=pretrained, data=data / "videos.json", **changes)
             else:
                 options = pretraining_flags(data, output_dir, **changes)
-            return [ROOT / f"examples/{name}.py", *options]
+            return [*command(name), *options]
 
-        whole, killed = start(*command(tmp_path / "whole")), start(*command(tmp_path / "killed"))
+        whole, killed = start(*run_into(tmp_path / "whole")), start(*run_into(tmp_path / "killed"))
         kill_after_checkpoint(killed, tmp_path / "killed", step=9)
-        finish(start(*command(tmp_path / "killed")))
+        finish(start(*run_into(tmp_path / "killed")))
         finish(whole)
         assert_equal(weights(tmp_path / "killed"), weights(tmp_path / "whole"), rtol=0, atol=0)
 
 
 class Parsed(Exception):
-    """What a script is stopped with once it knows its options."""
+    """What a command is stopped with once it knows its options."""
 
 
 def recipe_options(name: str, monkeypatch) -> dict:

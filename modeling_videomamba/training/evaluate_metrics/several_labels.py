@@ -1,4 +1,4 @@
-"""An `evaluate` metric that needs no hub: `evaluate.load("examples/metrics/several_labels.py")`."""
+"""A metric of `evaluate` that needs no hub: its path is given to `evaluate.load`."""
 
 import datasets
 import evaluate

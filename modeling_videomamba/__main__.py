@@ -1,0 +1,4 @@
+from .commands.main import main
+
+
+main()

@@ -1,4 +1,0 @@
-from .main import main
-
-
-main()
