@@ -5,6 +5,7 @@ Over gloo on the CPU. accelerate shards models on GPUs only: the command of the 
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 import torch
