@@ -20,7 +20,7 @@ CHOSEN = {
 
 
 def settings_of(*arguments) -> dict:
-    """What the weights depend on in the arguments of a script, which a run that goes on cannot change."""
+    """What the weights depend on in the arguments of a run, which cannot change where it goes on."""
     settings = {}
     for group in arguments:
         names = next((names for kind, names in CHOSEN.items() if isinstance(group, kind)), None)

@@ -23,7 +23,7 @@ def load_clip(name: str, dtype: torch.dtype = torch.float32) -> ClipImageTower:
     """The image tower of a CLIP model, whole or not, from a directory or a hub repository.
 
     Raises:
-        ValueError: if it is no CLIP, or has no projection into the space that images share with texts.
+        ValueError: if it is not a CLIP, or has no projection into the space that images share with texts.
     """
     check_model(name)
     config = AutoConfig.from_pretrained(name)

@@ -1,4 +1,4 @@
-"""The Trainer of all scripts: the reference's optimizer, schedule and classification loss, all else transformers'."""
+"""A Trainer with the reference's optimizer and schedule; all else is transformers'."""
 
 import json
 import math
@@ -23,7 +23,7 @@ class VideoMambaTrainer(Trainer):
 
     def __init__(self, *args, image_copies: int = 1, **kwargs):
         if kwargs["args"].n_gpu > 1:
-            raise ValueError("For several GPUs, start the script with `accelerate launch` or `torchrun`.")
+            raise ValueError("For several GPUs, start with `accelerate launch` or `torchrun`.")
         try:
             super().__init__(*args, **kwargs)
         except ValueError as error:  # of an argument: its checks speak to users
@@ -121,7 +121,7 @@ class VideoMambaTrainer(Trainer):
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch if model.training else None)
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """Left to the script, whose card knows the data and the schedule; `push_to_hub` would write another over it."""
+        """Writes none: [`write_classification_card`] knows data and schedule, and `push_to_hub` would write over its card."""
 
 
 class WipedProgress(ProgressCallback):

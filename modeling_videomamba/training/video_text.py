@@ -95,7 +95,7 @@ class CaptionedClips(Dataset):
         videos, images = ([file for file in files if file.medium == medium] for medium in ("video", "image"))
         self.files = videos + images
         self.media = {"videos": range(len(videos)), "images": range(len(videos), len(files))}
-        same: dict[tuple[str, ...], int] = {}  # what has the same captions is no negative for each other
+        same: dict[tuple[str, ...], int] = {}  # files with the same captions are not negatives of each other
         self.pair_ids = [same.setdefault(file.captions, i) for i, file in enumerate(self.files)]
         self.num_frames, self.seed, self.unreadable = processor.num_frames, seed, unreadable or UnreadableFiles()
         self.is_training = transform is not None
