@@ -33,7 +33,6 @@ EXTRAS = {  # what installs a package that `pip install .` does not bring, as in
     "train": ("accelerate", "datasets", "evaluate", "matplotlib", "peft", "tensorboard", "timm", "tqdm", "yaml"),
     "demo": ("skimage", "sklearn"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
-    "cpu": ("numba",),
 }
 OUR_PACKAGES = ("__main__", "__mp_main__", "examples", "conversion", "modeling_videomamba", "transformers_modules")
 # Whose `raise` statements speak to users: our modules, and those of `datasets` that look for the data a user names
