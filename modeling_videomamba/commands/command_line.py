@@ -5,12 +5,12 @@
     if __name__ == "__main__":
         run_command(main)
 
-It is imported before all other packages: it says how to install one that is missing, and libraries look up whether they may
-draw progress bars when they are imported.
+It is imported before the module of a command: it says how to install a package that is missing.
 """
 
 import dis
 import errno
+import functools
 import os
 import re
 import signal
@@ -21,6 +21,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 
+from huggingface_hub import constants
+from huggingface_hub.utils import disable_progress_bars
+from tqdm import tqdm
+
 from ..data import interruption
 
 
@@ -29,7 +33,6 @@ EXTRAS = {  # what installs a package that `pip install .` does not bring, as in
     "train": ("accelerate", "datasets", "evaluate", "matplotlib", "peft", "tensorboard", "timm", "tqdm", "yaml"),
     "demo": ("skimage", "sklearn"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
-    "cpu": ("numba",),
 }
 OUR_PACKAGES = ("__main__", "__mp_main__", "examples", "conversion", "modeling_videomamba", "transformers_modules")
 # Whose `raise` statements speak to users: our modules, and those of `datasets` that look for the data a user names
@@ -194,12 +197,16 @@ def _explain(kind: type[BaseException], error: BaseException, traceback: Traceba
 def _limit_progress_bars() -> None:
     """Those of all libraries are off where stderr is not a terminal, and are wiped when they are full where it is one.
 
-    tqdm reads the defaults of its arguments from `TQDM_*`; an environment that sets them wins.
+    `TQDM_LEAVE` and `TQDM_DISABLE` in the environment win.
     """
-    os.environ.setdefault("TQDM_LEAVE", "")
+    defaults = {} if "TQDM_LEAVE" in os.environ else {"leave": False}
     if not sys.stderr.isatty():
-        for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
-            os.environ.setdefault(name, "1")
+        if "TQDM_DISABLE" not in os.environ:
+            defaults["disable"] = True
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # read when it is imported
+        if constants.HF_HUB_DISABLE_PROGRESS_BARS is None:
+            disable_progress_bars()
+    tqdm.__init__ = functools.partialmethod(tqdm.__init__, **defaults)
 
 
 _limit_progress_bars()

@@ -1,11 +1,10 @@
 """The console command `videomamba`, which hands its arguments to the module of the command that is named first."""
 
-from .command_line import run_command  # isort: skip  (first: it decides about progress bars)
-
 import importlib
 import sys
 
 from ..closest_names import did_you_mean
+from .command_line import run_command
 
 
 GROUPS = {

@@ -79,6 +79,7 @@ class DataclassParser(HfArgumentParser):
         return super().add_argument(*dict.fromkeys(spellings), **options)
 
     def error(self, message: str) -> None:
+        message = re.sub(r"--[\w-]+(?:/--[\w-]+)+", lambda found: _dashed(found[0].split("/")[0]), message)  # one spelling
         self.exit(2, f"error: {one_line(message)}\n")
 
     def parse_known_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None) -> tuple:

@@ -54,7 +54,6 @@ ESSENTIAL = (
     "videos",
     "images",
     "teacher",
-    "text_model",
     "output_dir",
     "recipe",
     "num_train_epochs",

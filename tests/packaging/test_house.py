@@ -21,7 +21,7 @@ FOLDERS = {  # what each folder of the package may import, besides itself and th
     "inference": {"checkpoints", "data"},
     "commands": {"inference", "training", "checkpoints", "data"},
 }
-FLAT = sorted(path for path in PACKAGE.glob("*.py") if path.name != "__init__.py")
+FLAT = sorted(path for path in PACKAGE.glob("*.py") if path.name not in ("__init__.py", "__main__.py"))
 CHECKOUT = {"benchmarks", "conversion", "examples", "tests"}  # packages that no wheel has
 IMPORT_NAMES = {"pillow": "PIL"}  # where it is not the name of the package
 BROUGHT_BY_TRANSFORMERS = {"huggingface_hub", "safetensors", "tqdm", "yaml"}
