@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -30,6 +31,7 @@ from modeling_videomamba import (
     VideoMambaForVideoTextPreTraining,
     VideoMambaForVideoTextRetrieval,
 )
+from modeling_videomamba.checkpoints.by_name import names
 from modeling_videomamba.training.teachers import load_clip
 from tests.conftest import ROOT, WORDS, render_clip, render_noise, small_config, small_video_text_config
 
@@ -69,6 +71,11 @@ class TestTheText:
         docstring = importlib.import_module(f"examples.{name}").__doc__
         assert f"python examples/{name}.py" in docstring
         assert "`videomamba " in docstring
+
+    @pytest.mark.parametrize("name", sorted(METHODS))
+    def test_it_starts_from_a_model_that_there_is(self, name):
+        text = (ROOT / f"examples/{name}.py").read_text(encoding="utf-8")
+        assert set(re.findall(r"\bvideomamba-[a-z0-9-]+", text)) <= names()
 
 
 @pytest.fixture(scope="module")
