@@ -63,7 +63,7 @@ def test_a_wanted_number_is_never_counted_up_to(tmp_path):
 def test_names_on_the_hub_may_repeat(monkeypatch, tmp_path):
     """ImageNet has two cranes."""
     (tmp_path / "hub.json").write_text(json.dumps(["crane", "crane"]))
-    monkeypatch.setattr(labels, "hf_hub_download", lambda *args, **kwargs: tmp_path / "hub.json")
+    monkeypatch.setattr(labels, "fetch", lambda *args, **kwargs: tmp_path / "hub.json")
     assert load_labels("imagenet-1k", 2) == {0: "crane", 1: "crane"}
 
 
