@@ -4,7 +4,7 @@
 |----------------|------------------------|-----------------------------------------|------------------------------|
 | `triton`       | NVIDIA (ROCm: untried) | nothing: PyTorch for CUDA brings Triton | in one kernel, no copies     |
 | `mamba_ssm`    | NVIDIA                 | mamba_ssm built with its CUDA extension | one by one, flipped copies   |
-| `numba`        | CPU                    | numba (`pip install ".[cpu]"`)          | in one walk, no copies       |
+| `numba`        | CPU                    | nothing: Numba is a dependency          | in one walk, no copies       |
 | `torch`        | any device             | nothing                                 | one recurrence, no copies    |
 
 The implementation is chosen at every call, by the device of the tensors: a model moved to the CPU goes on working on a

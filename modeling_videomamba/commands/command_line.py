@@ -1,9 +1,4 @@
-"""What every script does before anything else: a user's mistake ends it in one line, and progress bars are for terminals.
-
-    from .command_line import run_command
-    ...
-    if __name__ == "__main__":
-        run_command(main)
+"""How every command ends: a user's mistake is one line, and progress bars are for terminals.
 
 It is imported before the module of a command: it says how to install a package that is missing.
 """
@@ -178,15 +173,14 @@ def one_line(text: str) -> str:
 
 def _print(line: str) -> None:
     """On stderr, after what a progress bar has drawn there."""
-    if "tqdm" in sys.modules:
-        for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
-            bar.close()
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
     sys.stdout.flush()
     print(line, file=sys.stderr, flush=True)
 
 
 def _explain(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """For what is raised outside of [`run_command`], while a script imports what it needs."""
+    """For what is raised outside of [`run_command`], while a command imports what it needs."""
     status = report(error)
     if status is None:
         sys.__excepthook__(kind, error, traceback)

@@ -24,23 +24,10 @@ from ..training.cards import write_classification_card
 from ..training.classification import prepare_classification
 from ..training.distillation import DistillationLoss, SelfDistillationTrainer, Student, load_teacher
 from ..training.run import finish, save_and_validate, train
-from .parser import parse_arguments
+from .parser import OF_EVERY_TRAINING, parse_arguments
 
 
-ESSENTIAL = (
-    "teacher",
-    "media",
-    "model",
-    "data",
-    "output_dir",
-    "recipe",
-    "model_config",
-    "num_train_epochs",
-    "learning_rate",
-    "image_size",
-    "per_device_train_batch_size",
-    "bf16",
-)
+ESSENTIAL = ("teacher", "media", "model", "data", "model_config", "image_size", *OF_EVERY_TRAINING)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -17,22 +17,10 @@ from ..training.cards import write_classification_card
 from ..training.classification import prepare_classification
 from ..training.run import finish, save_and_validate, train
 from ..training.trainer import VideoMambaTrainer
-from .parser import parse_arguments
+from .parser import OF_EVERY_TRAINING, parse_arguments
 
 
-ESSENTIAL = (
-    "model",
-    "data",
-    "output_dir",
-    "recipe",
-    "model_config",
-    "num_train_epochs",
-    "learning_rate",
-    "num_frames",
-    "image_size",
-    "per_device_train_batch_size",
-    "bf16",
-)
+ESSENTIAL = ("model", "data", "model_config", "num_frames", "image_size", *OF_EVERY_TRAINING)
 
 
 def main(argv: list[str] | None = None) -> None:

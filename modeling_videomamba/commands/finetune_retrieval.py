@@ -39,20 +39,10 @@ from ..training.video_text import (
     load_tokenizer,
 )
 from ..training.video_text_trainer import save_companions
-from .parser import parse_arguments
+from .parser import OF_EVERY_TRAINING, parse_arguments
 
 
-ESSENTIAL = (
-    "model",
-    "data",
-    "validation",
-    "output_dir",
-    "recipe",
-    "num_train_epochs",
-    "learning_rate",
-    "per_device_train_batch_size",
-    "bf16",
-)
+ESSENTIAL = ("model", "data", "validation", *OF_EVERY_TRAINING)
 
 
 @dataclass

@@ -22,6 +22,14 @@ from .command_line import one_line
 
 WIDEST = 100  # characters of a line of help
 OPTIONS_END = 30  # where the texts on options begin
+OF_EVERY_TRAINING = (
+    "output_dir",
+    "recipe",
+    "num_train_epochs",
+    "learning_rate",
+    "per_device_train_batch_size",
+    "bf16",
+)  # options
 LONGEST_CHOICES = 30  # characters of a list of choices that takes the place of a word
 
 
@@ -142,15 +150,11 @@ def spelling_of(action: argparse.Action) -> str:
 
 
 def _shorten(action: argparse.Action) -> str:
-    """The beginning of a text, on one line beside the option, with the default if there is room."""
-    room = _width() - OPTIONS_END - 2
+    """The beginning of a text, on one line beside the option, and the default."""
+    text = (action.help or "") % vars(action)
     default = Help("")._get_help_string(action).removeprefix(action.help or "") % vars(action)
-    return (
-        textwrap.shorten((action.help or "") % vars(action), max(room - len(default), 20), placeholder=" ...").replace(
-            "%", "%%"
-        )
-        + default
-    )
+    room = max(_width() - OPTIONS_END - 2 - len(default), 20)
+    return (textwrap.shorten(text, room, placeholder=" ...") + default).replace("%", "%%")
 
 
 def parse_arguments(

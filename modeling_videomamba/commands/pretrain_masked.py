@@ -31,23 +31,10 @@ from ..training.models import start_pretraining_model
 from ..training.run import finish, save_and_validate, train
 from ..training.settings import settings_of
 from ..training.teachers import ClipTeacher, load_clip
-from .parser import parse_arguments
+from .parser import OF_EVERY_TRAINING, parse_arguments
 
 
-ESSENTIAL = (
-    "model",
-    "model_config",
-    "data",
-    "teacher",
-    "mask_type",
-    "mask_ratio",
-    "output_dir",
-    "recipe",
-    "num_train_epochs",
-    "learning_rate",
-    "per_device_train_batch_size",
-    "bf16",
-)
+ESSENTIAL = ("model", "model_config", "data", "teacher", "mask_type", "mask_ratio", *OF_EVERY_TRAINING)
 
 
 def main(argv: list[str] | None = None) -> None:

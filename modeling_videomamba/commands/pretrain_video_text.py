@@ -45,22 +45,10 @@ from ..training.video_text_pretraining import (
     start_model,
 )
 from ..training.video_text_trainer import save_companions
-from .parser import parse_arguments
+from .parser import OF_EVERY_TRAINING, parse_arguments
 
 
-ESSENTIAL = (
-    "model",
-    "model_config",
-    "videos",
-    "images",
-    "teacher",
-    "output_dir",
-    "recipe",
-    "num_train_epochs",
-    "learning_rate",
-    "per_device_train_batch_size",
-    "bf16",
-)
+ESSENTIAL = ("model", "model_config", "videos", "images", "teacher", *OF_EVERY_TRAINING)
 
 
 def main(argv: list[str] | None = None) -> None:
