@@ -532,7 +532,7 @@ class TestCards:
         assert "# model\n\n<!-- results on" in (model / "README.md").read_text()
 
     def test_only_a_directory_has_a_card_to_update(self, videos, tmp_path):
-        with pytest.raises(ValueError, match="videomamba-ti-k400-f16 is no directory"):
+        with pytest.raises(ValueError, match="videomamba-ti-k400-f16 is not a directory"):
             evaluate("videomamba-ti-k400-f16", videos, tmp_path, update_card=True)
 
 
