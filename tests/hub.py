@@ -65,7 +65,7 @@ class StandInHandler(http.server.BaseHTTPRequestHandler):
         if content is None or self.server.status:
             self.send_response(self.server.status or 404)
             if not self.server.status:
-                self.send_header("X-Error-Code", "EntryNotFound" if match else "RepoNotFound")
+                self.send_header("X-Error-Code", "EntryNotFound")
             self.send_header("Content-Length", "0")
             self.end_headers()
             return

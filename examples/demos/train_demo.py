@@ -105,7 +105,7 @@ def main() -> None:
     shuffled = evaluate(output / "training", clips, output / "results/shuffled", "--shuffle_frames")
     one_frame = evaluate(output / "one_frame", clips, output / "results/one_frame", "--num_clips", 8)
 
-    demo = output / "demo_model"
+    demo = output / "videomamba-demo"
     demo.mkdir(exist_ok=True)
     shutil.copy(output / "training/model.safetensors", demo)
     copy_settings(output / "training", demo, "config.json", "video_preprocessor_config.json")

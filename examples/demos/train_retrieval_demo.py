@@ -4,7 +4,7 @@
 
 It runs what a person would run: `render_captioned_clips`, `videomamba finetune-retrieval` from random weights, and
 `videomamba evaluate-retrieval` on clips that were not trained on, one for each of 100 captions. Then it writes the model and
-its card into demo/retrieval_demo_model, and some of those clips into demo/retrieval_demo_clips.
+its card into demo/videomamba-retrieval-demo, and some of those clips into demo/retrieval_demo_clips.
 """
 
 import json
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--clips-per-caption", type=int, default=24)
     parser.add_argument("--epochs", type=float, default=30)
     args = parser.parse_args()
-    clips, model, demo = args.output / "clips", args.output / "training", args.output / "retrieval_demo_model"
+    clips, model, demo = args.output / "clips", args.output / "training", args.output / "videomamba-retrieval-demo"
 
     run("examples.demos.render_captioned_clips", clips, "--clips-per-caption", args.clips_per_caption)
     start(args.output / "start", clips / "train.json")

@@ -63,7 +63,8 @@ def download(
         ) from reason
     raise DownloadError(
         f"Cannot download {address} ({type(reason).__name__}: {reason}). Without a network, or with a mirror: set "
-        f"HF_ENDPOINT, or fetch the file another way and convert it: videomamba convert {checkpoint.file} {checkpoint.id}"
+        "HF_ENDPOINT, or fetch the file another way and convert it by its path: videomamba convert "
+        f"{checkpoint.file} DIRECTORY"
     ) from reason
 
 

@@ -130,6 +130,6 @@ def test_one_command_makes_it_again(tmp_path):
     command = [sys.executable, "-m", "examples.demos.train_demo", str(tmp_path), "--clips-per-class", "10", "--epochs", "1"]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-    made = {path.name for path in (tmp_path / "demo_model").iterdir()}
+    made = {path.name for path in (tmp_path / "videomamba-demo").iterdir()}
     assert made == {path.name for path in MODEL.iterdir()}
     assert "percentage points lie between" in process.stdout
