@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from modeling_videomamba import VideoMambaForVideoTextRetrieval, VideoMambaVideoProcessor
-from modeling_videomamba.checkpoints.converter import processor_for
+from modeling_videomamba.checkpoints.default_processor import processor_for
 from modeling_videomamba.data.captions import CaptionedFile, CaptionTokenizer, load_captions
 from modeling_videomamba.data.sides import texts_with_sides
 from modeling_videomamba.inference.retrieval import (

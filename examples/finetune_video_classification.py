@@ -20,7 +20,7 @@ import torch
 from transformers import Trainer, TrainingArguments, set_seed
 
 from modeling_videomamba import VideoMambaForVideoClassification
-from modeling_videomamba.checkpoints.converter import processor_for
+from modeling_videomamba.checkpoints.default_processor import processor_for
 from modeling_videomamba.data.augmentation import training_transform
 from modeling_videomamba.data.clips import ClipCollator, EpochOfClips, EvaluationViews, TrainingClips
 from modeling_videomamba.data.frame_sampling import FRAME_SAMPLINGS

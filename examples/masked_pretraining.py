@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments, set_seed
 
 from modeling_videomamba import VideoMambaConfig, VideoMambaForPreTraining
-from modeling_videomamba.checkpoints.converter import processor_for
+from modeling_videomamba.checkpoints.default_processor import processor_for
 from modeling_videomamba.data.augmentation import EvaluationTransform, pretraining_transform
 from modeling_videomamba.data.clips import EpochOfClips, MaskingCollator, TrainingClips
 from modeling_videomamba.data.frame_sampling import FRAME_SAMPLINGS

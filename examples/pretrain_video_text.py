@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, BertForMaskedLM, set_seed
 
 from modeling_videomamba import VideoMambaForPreTraining
-from modeling_videomamba.checkpoints.converter import processor_for
+from modeling_videomamba.checkpoints.default_processor import processor_for
 from modeling_videomamba.data.captions import load_captions
 from modeling_videomamba.data.masking import mask_patches, of_visible_tokens
 from modeling_videomamba.data.sides import texts_with_sides

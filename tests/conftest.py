@@ -28,7 +28,8 @@ if not torch.cuda.is_available():
 from transformers import BertConfig
 
 from modeling_videomamba import VideoMambaConfig, VideoMambaForVideoClassification, VideoMambaVideoTextConfig
-from modeling_videomamba.checkpoints.converter import convert, processor_for, save
+from modeling_videomamba.checkpoints.converter import convert, save
+from modeling_videomamba.checkpoints.default_processor import processor_for
 
 
 FIXTURES = Path(__file__).parent / "fixtures"

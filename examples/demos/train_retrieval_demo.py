@@ -17,7 +17,7 @@ from transformers import BertConfig, BertTokenizer
 
 from examples.demos.demo import copy_settings, count_parameters, run
 from modeling_videomamba import VideoMambaConfig, VideoMambaForVideoTextRetrieval, VideoMambaVideoTextConfig
-from modeling_videomamba.checkpoints.converter import processor_for
+from modeling_videomamba.checkpoints.default_processor import processor_for
 from modeling_videomamba.commands.command_line import run_command
 from modeling_videomamba.commands.parser import DataclassParser
 from modeling_videomamba.data.captions import load_captions

@@ -10,7 +10,8 @@ from huggingface_hub import constants, snapshot_download
 
 from .. import VideoMambaVideoTextConfig
 from ..closest_names import did_you_mean
-from .converter import convert_released, save, tokenizer_for
+from .converter import convert_released, save
+from .default_processor import tokenizer_for
 from .model_card import released_model_card
 from .names_in_transformers import is_ours
 from .released import ALIASES, find_released, load_released

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, CLIPImageProcessor, PreTrainedTokenizerBase
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+from transformers import PreTrainedTokenizerBase
 
 from .. import (
     VideoMambaConfig,
@@ -19,12 +18,12 @@ from .. import (
     VideoMambaForVideoTextRetrieval,
     VideoMambaModel,
     VideoMambaPreTrainedModel,
-    VideoMambaVideoProcessor,
     VideoMambaVideoTextConfig,
 )
 from ..data.unfinished import written_whole
 from ..modeling_videomamba_video_text import VideoMambaVideoTextPreTrainedModel
 from .checkpoint_file import CheckpointError, CheckpointFile, check_values
+from .default_processor import processor_for
 from .download import download
 from .labels import LABEL_FILES, load_labels
 from .model_directory import read_directory
@@ -55,8 +54,6 @@ CLASSES = (VideoMambaModel, VideoMambaForVideoClassification, VideoMambaForImage
 VIDEO_TEXT_CLASSES = (VideoMambaForVideoTextPreTraining, VideoMambaForVideoTextRetrieval)
 
 MOST_VALUES = 2**28  # of a tensor that is made for another size, a gigabyte in fp32
-
-RELEASED_TOKENIZER = "google-bert/bert-base-uncased"  # of the released video-text models
 
 
 def convert(
@@ -263,54 +260,6 @@ def convert_released(checkpoint: ReleasedCheckpoint, **download_options) -> tupl
     model.config.official_revision = file.revision
     remarks.append(f"from revision {file.revision} of {REPOSITORY}, sha256 {file.sha256 or 'not stated by the hub'}")
     return model, remarks, path
-
-
-def processor_for(
-    config: VideoMambaConfig | VideoMambaVideoTextConfig,
-) -> VideoMambaVideoProcessor | CLIPImageProcessor:
-    """The reference's evaluation transform: for videos our own processor, for images CLIP's with ImageNet statistics.
-
-    A video-text model sees whole frames, squeezed into its size.
-    """
-    is_video_text = isinstance(config, VideoMambaVideoTextConfig)
-    config = config.vision_config if is_video_text else config
-    height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
-    crop_size, side = {"height": height, "width": width}, max(height, width)
-    if is_video_text:
-        return VideoMambaVideoProcessor(
-            num_frames=config.num_frames,
-            frame_sampling="intervals",
-            size=crop_size,
-            crop_size=crop_size,
-            do_center_crop=False,
-            resample=PILImageResampling.BICUBIC,
-        )
-    if config.num_frames is not None:
-        return VideoMambaVideoProcessor(num_frames=config.num_frames, size={"shortest_edge": side}, crop_size=crop_size)
-    return CLIPImageProcessor(
-        size={"shortest_edge": int(side / 0.875)},
-        crop_size=crop_size,
-        image_mean=IMAGENET_DEFAULT_MEAN,
-        image_std=IMAGENET_DEFAULT_STD,
-    )
-
-
-def tokenizer_for(config: VideoMambaVideoTextConfig, name: str = RELEASED_TOKENIZER) -> PreTrainedTokenizerBase:
-    """A BERT tokenizer for a video-text model, from a directory or a hub repository.
-
-    Raises:
-        CheckpointError: if there is none, or it has another vocabulary than the model.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"Cannot load the tokenizer {name} ({error}). Give another with --tokenizer, or 'none'."
-        ) from error
-    if len(tokenizer) != config.text_config.vocab_size:
-        vocab_size = config.text_config.vocab_size
-        raise CheckpointError(f"The tokenizer {name} has {len(tokenizer)} words, the model {vocab_size}: give its own one.")
-    return tokenizer
 
 
 def save(

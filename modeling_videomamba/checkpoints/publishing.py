@@ -23,7 +23,8 @@ from .. import (
     VideoMambaVideoProcessor,
     VideoMambaVideoTextConfig,
 )
-from .converter import convert_released, save, tokenizer_for
+from .converter import convert_released, save
+from .default_processor import tokenizer_for
 from .model_card import released_model_card
 from .released import REPOSITORY, ReleasedCheckpoint
 

@@ -20,7 +20,8 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from .. import VideoMambaVideoTextConfig
-from ..checkpoints.converter import RELEASED_TOKENIZER, convert, convert_released, save, save_official, tokenizer_for
+from ..checkpoints.converter import convert, convert_released, save, save_official
+from ..checkpoints.default_processor import RELEASED_TOKENIZER, tokenizer_for
 from ..checkpoints.labels import LABEL_FILES
 from ..checkpoints.model_card import model_card, released_model_card
 from ..checkpoints.official_layout import read_checkpoint

@@ -32,9 +32,10 @@ from ..data.clips import EvaluationViews, UnreadableFiles
 from ..data.frame_sampling import FRAME_SAMPLINGS
 from ..data.interruption import say_when_interrupted
 from ..data.label_sets import label_vectors
-from ..data.media_lists import cut_into_windows, label_ids, label_names, label_values, load_media
+from ..data.media_lists import label_ids, label_names, label_values, load_media
 from ..data.outputs import hold, release
 from ..data.settings import check_settings
+from ..data.windows import cut_into_windows
 from ..inference.card_results import update_card
 from ..inference.classifier import fingerprint_of, load_classifier
 from ..inference.evaluation import ViewsToDo, score_samples, write_results

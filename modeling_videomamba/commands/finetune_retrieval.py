@@ -18,7 +18,7 @@ from transformers import set_seed
 
 from .. import VideoMambaForVideoTextRetrieval
 from ..checkpoints.by_name import locate
-from ..checkpoints.converter import processor_for
+from ..checkpoints.default_processor import processor_for
 from ..data.captions import load_captions
 from ..data.clips import UnreadableFiles
 from ..data.outputs import hold

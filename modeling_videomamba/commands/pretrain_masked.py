@@ -15,14 +15,15 @@ from pathlib import Path
 import torch
 from transformers import set_seed
 
-from ..checkpoints.converter import processor_for
+from ..checkpoints.default_processor import processor_for
 from ..data.augmentation import EvaluationTransform, pretraining_transform
 from ..data.clips import MaskingCollator, TrainingClips, UnreadableFiles, require_readable
 from ..data.frame_sampling import FRAME_SAMPLINGS
-from ..data.media_lists import cut_into_windows, folder_names, load_splits
+from ..data.media_lists import folder_names, load_splits
 from ..data.outputs import hold
 from ..data.settings import compare_settings
 from ..data.sides import names_with_sides
+from ..data.windows import cut_into_windows
 from ..training.arguments import AlignmentArguments, BackboneArguments, MaskedPretrainingArguments, PretrainingDataArguments
 from ..training.cards import write_pretraining_card
 from ..training.masked_pretraining import MaskedPretrainingTrainer

@@ -19,7 +19,7 @@ import torch
 from transformers import set_seed
 
 from .. import VideoMambaConfig
-from ..checkpoints.converter import processor_for
+from ..checkpoints.default_processor import processor_for
 from ..data.captions import load_captions
 from ..data.clips import UnreadableFiles
 from ..data.outputs import hold

@@ -22,12 +22,13 @@ from transformers import BaseImageProcessor, TrainerCallback
 from .. import VideoMambaVideoProcessor
 from ..video_decoding import decode_video
 from ..video_index import VideoFileMetadata
-from .frame_sampling import FrameSampling, window_frames
+from .frame_sampling import FrameSampling
 from .images import read_image
 from .masking import draw_noise
 from .media_files import printable
 from .media_lists import name_of, source_of
 from .mixing import ClipMixing
+from .windows import window_frames
 
 
 UNREADABLE_LABEL = -100  # what losses and metrics leave out; for values to regress it is nan

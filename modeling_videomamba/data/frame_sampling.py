@@ -6,8 +6,7 @@ evaluation, `(num_clips, num_frames)`. Source: the reference's `datasets/{kineti
 """
 
 import random
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -56,31 +55,3 @@ FRAME_SAMPLINGS = {
     "segments": FrameSampling(segments_train, segments_views),  # Kinetics, Breakfast, COIN, LVU
     "ssv2": FrameSampling(ssv2_train, ssv2_views),  # Something-Something V2
 }
-
-
-def lvu_windows(duration: float, length: float, stride: float) -> list[tuple[float, float]]:
-    """Windows of a long video, in seconds: `(start, end)` every `stride`; the last may be as short as half of `length`."""
-    if duration < length:
-        return [(0.0, duration)]
-    starts = np.arange(0, max(int(duration), 1), stride)
-    windows = [(float(start), min(float(start + length), float(duration))) for start in starts]
-    return [(start, end) for start, end in windows if end == start + length or end - start >= length / 2]
-
-
-def window_frames(
-    total: int, fps: float | None, start: float | None, end: float | None, times: Sequence[float] | None = None
-) -> tuple[int, int]:
-    """The first frame of a window and its number of frames; without `start` and `end` the whole video.
-
-    A window begins with the frame that is shown at `start` and ends with the one shown at `end`, in seconds from the first
-    frame. Where the rate varies, `times` are those of all frames, see [`VideoFileMetadata`].
-    """
-    if start is None or end is None:
-        return 0, total
-    if times is not None:
-        first, last = (max(bisect_right(times, seconds) - 1, 0) for seconds in (start, end))
-        return first, last - first + 1
-    if fps is None:
-        raise ValueError("The video does not say how many frames it shows a second, so it cannot be cut into windows.")
-    first, last = min(int(start * fps), total - 1), min(int(end * fps), total - 1)
-    return first, last - first + 1

@@ -17,7 +17,6 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, List, Value, Video
 
 from ..video_sources import is_address
-from .frame_sampling import lvu_windows
 from .label_sets import label_field, origin_of, size_of_head
 from .media_files import SUFFIXES, Media, find_files, passed_over, report_passed_over, search_folder
 from .outputs import replacing
@@ -185,18 +184,6 @@ def read_list(path: Path, root: str | None = None, media: Media = "video", label
             f"Relative paths start from {start}: say otherwise with --media_root."
         )
     return Dataset.from_dict(columns)
-
-
-def cut_into_windows(videos: Dataset, length: float, stride: float) -> Dataset:
-    """A row for every window of every video; lengths in seconds, see [`lvu_windows`]. The videos need a `duration`."""
-    if not (0 < length < math.inf and 0 < stride < math.inf):
-        raise ValueError(f"Windows need a length and a stride above 0 seconds, got {length:g} and {stride:g}.")
-    if "duration" not in videos.column_names:
-        raise ValueError("Windows need a list whose third column is the duration of the video in seconds.")
-    rows = [
-        row | {"start": start, "end": end} for row in videos for start, end in lvu_windows(row["duration"], length, stride)
-    ]
-    return Dataset.from_list(rows, Features(videos.features | {"start": Value("float64"), "end": Value("float64")}))
 
 
 def write_list(videos: Dataset, path: Path) -> None:

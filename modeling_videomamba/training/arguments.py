@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from ..data.checks import require_at_least_one, require_range
 from ..data.masking import MaskType
 from ..data.media_files import Media
-from .optimization import LayerDecayMode
+from .parameter_groups import LayerDecayMode
 
 
 def _option(default, help: str):

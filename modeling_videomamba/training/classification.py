@@ -16,7 +16,7 @@ from .. import (
     VideoMambaForVideoClassification,
     VideoMambaVideoProcessor,
 )
-from ..checkpoints.converter import processor_for
+from ..checkpoints.default_processor import processor_for
 from ..closest_names import did_you_mean
 from ..data.augmentation import training_transform
 from ..data.clips import ClipCollator, EvaluationViews, TrainingClips, UnreadableFiles, require_readable
@@ -24,11 +24,12 @@ from ..data.frame_sampling import FRAME_SAMPLINGS
 from ..data.images import ImageTrainingTransform
 from ..data.label_sets import label_vectors
 from ..data.media_files import Media
-from ..data.media_lists import cut_into_windows, label_ids, label_values, load_splits, write_list
+from ..data.media_lists import label_ids, label_values, load_splits, write_list
 from ..data.mixing import ClipMixing
 from ..data.outputs import hold
 from ..data.settings import compare_settings
 from ..data.sides import names_with_sides
+from ..data.windows import cut_into_windows
 from .arguments import AugmentationArguments, DataArguments, ModelArguments, VideoMambaTrainingArguments
 from .losses import ClassificationLoss, class_weights_of
 from .metrics import METRIC_NAMES, as_compute_metrics

@@ -12,7 +12,8 @@ from transformers import ProgressCallback, Trainer
 
 from ..data.clips import EpochOfClips
 from ..data.repeated_augmentation import RepeatedAugmentationSampler
-from .optimization import epoch_cosine, parameter_groups, parameter_settings, scale_learning_rate, warmup_cosine
+from .learning_rate import epoch_cosine, scale_learning_rate, warmup_cosine
+from .parameter_groups import parameter_groups, parameter_settings
 
 
 class VideoMambaTrainer(Trainer):

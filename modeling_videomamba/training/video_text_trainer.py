@@ -15,7 +15,7 @@ from ..modeling_videomamba_video_text import (
 )
 from .arguments import VideoMambaTrainingArguments
 from .cards import without_place
-from .optimization import video_text_settings
+from .parameter_groups import video_text_settings
 from .trainer import VideoMambaTrainer
 from .video_text import OneMediumSampler
 

@@ -41,7 +41,7 @@ from modeling_videomamba.data import interruption
 from modeling_videomamba.data.clips import UnreadableFiles
 from modeling_videomamba.data.media_lists import load_media
 from modeling_videomamba.training.arguments import MediaArguments
-from modeling_videomamba.training.optimization import epoch_cosine
+from modeling_videomamba.training.learning_rate import epoch_cosine
 from modeling_videomamba.training.recipe import read_recipe
 from tests.conftest import render_noise
 from tests.training_runs import ROOT, SMALL_MODEL

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from modeling_videomamba.checkpoints.converter import processor_for
+from modeling_videomamba.checkpoints.default_processor import processor_for
 from modeling_videomamba.data.clips import (
     UNREADABLE_LABEL,
     EvaluationViews,

@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features
 from PIL import EpsImagePlugin, Image
 from torch.utils.data import BatchSampler, DataLoader
 
-from modeling_videomamba.checkpoints.converter import processor_for
+from modeling_videomamba.checkpoints.default_processor import processor_for
 from modeling_videomamba.data.clips import EvaluationViews, TrainingClips, UnreadableFiles
 from modeling_videomamba.data.frame_sampling import FRAME_SAMPLINGS
 from modeling_videomamba.data.images import ImageTrainingTransform, read_image

@@ -11,7 +11,6 @@ from modeling_videomamba.data.media_files import find_files
 from modeling_videomamba.data.media_lists import (
     SPLIT_NAMES,
     count_classes,
-    cut_into_windows,
     hold_out,
     label_ids,
     label_names,
@@ -23,6 +22,7 @@ from modeling_videomamba.data.media_lists import (
     source_of,
     write_list,
 )
+from modeling_videomamba.data.windows import cut_into_windows
 from tests.conftest import render_clip
 from tests.rows import all_rows
 

@@ -37,18 +37,28 @@ def load(subjects: list[str]) -> list[Fault]:
     """The faults of some files, of all if none is named.
 
     Raises:
-        ValueError: if the code has changed, so that a fault can no longer be planted.
+        ValueError: naming the faults that can no longer be planted, since the code has changed.
     """
     files = [Path(__file__).with_name(f"{subject}.toml") for subject in subjects]
     tables = [
         tomllib.loads(file.read_text(encoding="utf-8")) for file in files or sorted(Path(__file__).parent.glob("*.toml"))
     ]
     faults = [Fault(**fault | {"tests": tuple(fault["tests"])}) for table in tables for fault in table["fault"]]
-    for fault in faults:
-        found = (ROOT / fault.file).read_text(encoding="utf-8").count(fault.old)
-        if found != 1 or fault.old == fault.new:
-            raise ValueError(f"{fault.name}: {fault.file} holds the text to replace {found} times, not once")
+    if wrong := [why for fault in faults if (why := why_not(fault))]:
+        raise ValueError("\n".join(wrong))
     return faults
+
+
+def why_not(fault: Fault) -> str | None:
+    """Why a fault cannot be planted; `None` if it can."""
+    if not (ROOT / fault.file).is_file():
+        return f"{fault.name}: there is no file {fault.file}"
+    found = (ROOT / fault.file).read_text(encoding="utf-8").count(fault.old)
+    if found != 1 or fault.old == fault.new:
+        return f"{fault.name}: {fault.file} holds the text to replace {found} times, not once"
+    if missing := [test for test in fault.tests if test.endswith(".py") and not (ROOT / test).is_file()]:
+        return f"{fault.name}: there is no test file {missing[0]}"
+    return None
 
 
 def plant(faults: list[Fault]) -> Iterator[tuple[Fault, bool]]:

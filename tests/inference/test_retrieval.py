@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertTokenizer
 
 from modeling_videomamba import VideoMambaForVideoTextRetrieval, VideoMambaVideoProcessor
-from modeling_videomamba.checkpoints.converter import processor_for
+from modeling_videomamba.checkpoints.default_processor import processor_for
 from modeling_videomamba.commands import evaluate_retrieval
 from modeling_videomamba.data import outputs
 from modeling_videomamba.data.captions import CaptionedFile, CaptionTokenizer, clean_caption, load_captions

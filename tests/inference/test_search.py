@@ -17,7 +17,7 @@ from safetensors.torch import save as to_safetensors
 from transformers import BertTokenizer
 
 from modeling_videomamba import VideoMambaForVideoTextRetrieval, VideoMambaVideoProcessor
-from modeling_videomamba.checkpoints.converter import processor_for
+from modeling_videomamba.checkpoints.default_processor import processor_for
 from modeling_videomamba.commands import index as index_command
 from modeling_videomamba.commands import search as search_command
 from modeling_videomamba.data import outputs

@@ -21,7 +21,8 @@ from modeling_videomamba import (
     VideoMambaVideoProcessor,
     VideoMambaVideoTextConfig,
 )
-from modeling_videomamba.checkpoints.converter import convert, processor_for, save, save_official
+from modeling_videomamba.checkpoints.converter import convert, save, save_official
+from modeling_videomamba.checkpoints.default_processor import processor_for
 from modeling_videomamba.checkpoints.official_layout import CheckpointError, check_against, read_checkpoint
 from modeling_videomamba.checkpoints.video_text_layout import (
     infer_video_text_config,

@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoVideoProcessor, pipeline
 from transformers.video_utils import VideoMetadata
 
 from modeling_videomamba import VideoMambaVideoProcessor, decode_video
-from modeling_videomamba.checkpoints.converter import processor_for
+from modeling_videomamba.checkpoints.default_processor import processor_for
 from tests.conftest import FIXTURES, golden, render_clip, save_model, served, small_config
 from tests.video_files import DECODERS
 

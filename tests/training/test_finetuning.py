@@ -15,7 +15,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from examples.demos.render_demo_clips import cut, draw_path, load, render, write
 from modeling_videomamba import VideoMambaForVideoClassification
 from modeling_videomamba.checkpoints.by_name import DEMO_MODEL
-from modeling_videomamba.checkpoints.converter import processor_for
+from modeling_videomamba.checkpoints.default_processor import processor_for
 from modeling_videomamba.commands import finetune as finetune_command
 from modeling_videomamba.data.clips import UNREADABLE_LABEL
 from modeling_videomamba.training.arguments import AugmentationArguments

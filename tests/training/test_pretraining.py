@@ -30,7 +30,7 @@ from modeling_videomamba import (
     VideoMambaForPreTraining,
     VideoMambaForVideoClassification,
 )
-from modeling_videomamba.checkpoints.converter import processor_for
+from modeling_videomamba.checkpoints.default_processor import processor_for
 from modeling_videomamba.commands import distill as distill_command
 from modeling_videomamba.commands import evaluate as evaluate_command
 from modeling_videomamba.commands import finetune as finetune_command

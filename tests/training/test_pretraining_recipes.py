@@ -11,7 +11,7 @@ from modeling_videomamba.checkpoints.released import NUM_LABELS, find_released, 
 from modeling_videomamba.commands import distill as distill_command
 from modeling_videomamba.commands import pretrain_images, pretrain_masked
 from modeling_videomamba.commands.parser import parse_arguments
-from modeling_videomamba.training.optimization import scale_learning_rate
+from modeling_videomamba.training.learning_rate import scale_learning_rate
 from modeling_videomamba.training.recipe import RECIPES, read_recipe
 from tests.rows import all_rows
 from tests.training.test_recipes import OFFICIAL, TRAINED, augmentation_text, comment_on_top, keys_of, training_numbers

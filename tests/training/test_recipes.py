@@ -21,7 +21,7 @@ from modeling_videomamba.training.arguments import (
     ModelArguments,
     VideoMambaTrainingArguments,
 )
-from modeling_videomamba.training.optimization import scale_learning_rate
+from modeling_videomamba.training.learning_rate import scale_learning_rate
 from modeling_videomamba.training.recipe import RECIPES, read_recipe
 from tests.conftest import FIXTURES
 from tests.rows import all_rows

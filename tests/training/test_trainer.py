@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modeling_videomamba.training.optimization import epoch_cosine, warmup_cosine
+from modeling_videomamba.training.learning_rate import epoch_cosine, warmup_cosine
 from modeling_videomamba.training.trainer import last_complete_checkpoint
 from tests.rows import all_rows
 from tests.training.trainers import trainer_of

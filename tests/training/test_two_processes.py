@@ -16,7 +16,7 @@ from torch.distributed.fsdp import fully_shard
 
 from modeling_videomamba import VideoMambaForVideoClassification
 from modeling_videomamba.modeling_videomamba import VideoMambaLayer
-from modeling_videomamba.training.optimization import parameter_groups, parameter_settings
+from modeling_videomamba.training.parameter_groups import parameter_groups, parameter_settings
 from modeling_videomamba.video_text_losses import contrastive_loss
 from tests.conftest import ROOT, small_config
 from tests.training.processes import in_two_processes

@@ -18,13 +18,13 @@ from modeling_videomamba import (
     VideoMambaForVideoTextRetrieval,
     VideoMambaVideoProcessor,
 )
-from modeling_videomamba.checkpoints.converter import processor_for
+from modeling_videomamba.checkpoints.default_processor import processor_for
 from modeling_videomamba.commands import evaluate_retrieval, finetune_retrieval, pretrain_video_text
 from modeling_videomamba.data.captions import load_captions
 from modeling_videomamba.data.clips import UnreadableFiles
 from modeling_videomamba.modeling_videomamba_video_text import VideoMambaVideoTextOutput
 from modeling_videomamba.training.arguments import BackboneArguments
-from modeling_videomamba.training.optimization import video_text_settings
+from modeling_videomamba.training.parameter_groups import video_text_settings
 from modeling_videomamba.training.recipe import read_recipe
 from modeling_videomamba.training.teachers import ClipTeacher, load_clip
 from modeling_videomamba.training.trainer import VideoMambaTrainer

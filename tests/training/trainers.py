@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset
 
 from modeling_videomamba import VideoMambaForVideoClassification
-from modeling_videomamba.checkpoints.converter import processor_for
+from modeling_videomamba.checkpoints.default_processor import processor_for
 from modeling_videomamba.data.clips import ClipCollator, TrainingClips
 from modeling_videomamba.data.frame_sampling import FRAME_SAMPLINGS
 from modeling_videomamba.training.arguments import VideoMambaTrainingArguments
