@@ -109,10 +109,10 @@ def directory_of(
     with FileLock(lock):
         if directory.is_dir() and not force_download:
             return directory
-        options = {"cache_dir": cache_dir, "force_download": force_download, "local_files_only": local_files_only}
-        model, _, _ = convert_released(checkpoint, **options)
+        cache_options = {"cache_dir": cache_dir, "local_files_only": local_files_only}
+        model, _, _ = convert_released(checkpoint, force_download, **cache_options)
         reads_text = isinstance(model.config, VideoMambaVideoTextConfig)
-        tokenizer = tokenizer_for(model.config) if reads_text else None
+        tokenizer = tokenizer_for(model.config, **cache_options) if reads_text else None
         if directory.is_dir():
             shutil.rmtree(directory)
         save(model, directory, released_model_card(checkpoint, model.config.official_revision), tokenizer)

@@ -37,7 +37,7 @@ from .official_layout import (
     to_ours,
 )
 from .relatives import refuse_twins
-from .released import REPOSITORY, ReleasedCheckpoint, expected_config
+from .released import NUM_LABELS, REPOSITORY, ReleasedCheckpoint, expected_config
 from .video_text_layout import (
     BERT,
     BERT_IN_PRETRAINING,
@@ -59,7 +59,7 @@ MOST_VALUES = 2**28  # of a tensor that is made for another size, a gigabyte in 
 def convert(
     source: str | Path,
     overrides: dict[str, Any] | None = None,
-    labels: str | None = None,
+    labels: str | dict[int, str] | None = None,
     num_frames: int | None = None,
     image_size: int | None = None,
     tubelet_size: int | None = None,
@@ -74,7 +74,7 @@ def convert(
     Args:
         source: path of the checkpoint.
         overrides: configuration fields that no tensor tells.
-        labels: see [`load_labels`].
+        labels: see [`load_labels`]; or what it returned.
         num_frames, image_size: another number of frames or frame size, which position embeddings are interpolated to. An
             image checkpoint with `num_frames` becomes the start of a video model: temporal embeddings of zero, no head.
         tubelet_size, inflation: for an image checkpoint that becomes a video model, see [`inflate`].
@@ -134,7 +134,12 @@ def convert(
     model_class = class_for(tensors, config)
     if model_class in (VideoMambaForVideoClassification, VideoMambaForImageClassification):
         if labels is not None:
-            config.id2label = load_labels(labels, config.num_labels)
+            names = load_labels(labels, config.num_labels) if isinstance(labels, str) else labels
+            if len(names) != config.num_labels:
+                raise CheckpointError(
+                    f"There are {len(names)} labels for the {config.num_labels} rows of the checkpoint's head."
+                )
+            config.id2label = names
             config.label2id = {name: i for i, name in config.id2label.items()}
         else:
             remarks.append("no --labels: classes are called LABEL_0, LABEL_1, ...")
@@ -232,20 +237,24 @@ def class_for(tensors: dict[str, torch.Tensor], config: VideoMambaConfig) -> typ
     return VideoMambaForVideoClassification if config.num_frames else VideoMambaForImageClassification
 
 
-def convert_released(checkpoint: ReleasedCheckpoint, **download_options) -> tuple[VideoMambaPreTrainedModel, list[str], Path]:
+def convert_released(
+    checkpoint: ReleasedCheckpoint, force_download: bool = False, **cache_options
+) -> tuple[VideoMambaPreTrainedModel, list[str], Path]:
     """Downloads and converts a released checkpoint; also returns the path of the official file.
 
-    `model.config.official_revision` is the commit of the hub's repository that the file is from. `download_options` are
-    those of [`download`].
+    `model.config.official_revision` is the commit of the hub's repository that the file is from. The options are those of
+    [`download`].
 
     Raises:
         DownloadError: see [`download`].
         CheckpointError: if the file is not what the table says.
     """
-    file = download(checkpoint, **download_options)
+    file = download(checkpoint, force_download=force_download, **cache_options)
     path = file.path
     has_names = checkpoint.dataset in LABEL_FILES or checkpoint.dataset == "breakfast"
-    labels = checkpoint.dataset if has_names and checkpoint.top1 is not None else None
+    labels = None
+    if has_names and checkpoint.top1 is not None:
+        labels = load_labels(checkpoint.dataset, NUM_LABELS[checkpoint.dataset], **cache_options)
     model, remarks = convert(path, labels=labels, assume_videomamba=True)
     expected = expected_config(checkpoint)
     config = getattr(model.config, "vision_config", model.config)

@@ -40,14 +40,18 @@ def processor_for(
     )
 
 
-def tokenizer_for(config: VideoMambaVideoTextConfig, name: str = RELEASED_TOKENIZER) -> PreTrainedTokenizerBase:
+def tokenizer_for(
+    config: VideoMambaVideoTextConfig, name: str = RELEASED_TOKENIZER, **cache_options
+) -> PreTrainedTokenizerBase:
     """A BERT tokenizer for a video-text model, from a directory or a hub repository.
+
+    `cache_options`: `cache_dir` and `local_files_only`, as in transformers.
 
     Raises:
         CheckpointError: if there is none, or it has another vocabulary than the model.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, **cache_options)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"Cannot load the tokenizer {name} ({error}). Give another with --tokenizer, or 'none'."

@@ -1,5 +1,6 @@
 """Downloads official checkpoint files from the hub, and verifies them."""
 
+import errno
 import hashlib
 import re
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from .released import REPOSITORY, ReleasedCheckpoint
 
 
 PATIENCE = 10  # seconds for the hub to answer
+NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class DownloadError(OSError):
@@ -56,9 +58,15 @@ def download(
             raise DownloadError(f"{address} does not exist: the hub's repository {REPOSITORY} has changed.") from error
     except (HfHubHTTPError, OSError) as error:
         reason = error
+    cache = cache_dir or constants.HF_HUB_CACHE
+    if isinstance(reason, OSError) and reason.errno in NOT_WRITABLE:
+        raise DownloadError(
+            f"Cannot write {checkpoint.file} into the cache {cache} ({reason.strerror}): make room, or set HF_HUB_CACHE to "
+            "another directory."
+        ) from reason
     if local_files_only or constants.HF_HUB_OFFLINE:
         raise DownloadError(
-            f"{checkpoint.id} is not in the cache {cache_dir or constants.HF_HUB_CACHE}, and the hub must not be asked "
+            f"{checkpoint.id} is not in the cache {cache}, and the hub must not be asked "
             "(HF_HUB_OFFLINE or local_files_only): load it once with a network."
         ) from reason
     raise DownloadError(

@@ -22,13 +22,14 @@ WITH_ID = re.compile(r"(\d{1,9})[\s,;:]+\S")  # a class id before a name, as in 
 BREAKFAST = ["cereals", "coffee", "tea", "pancake", "friedegg", "scrambledegg", "sandwich", "juice", "milk", "salat"]
 
 
-def load_labels(source: str, num_labels: int | None = None) -> dict[int, str]:
+def load_labels(source: str, num_labels: int | None = None, **cache_options) -> dict[int, str]:
     """Label names by class id.
 
     Args:
         source: a key of `LABEL_FILES`, looked up on the hub (offline: in torchvision, which lacks Something-Something);
             "breakfast"; or a file, JSON (a list, or an object from id to name) or text with one name a line, each once.
         num_labels: how many there must be, if that is known.
+        cache_options: `cache_dir` and `local_files_only` of [`fetch`].
 
     Raises:
         ValueError: if there is no such file, its content or the number of names is wrong, or the hub is out of reach.
@@ -36,7 +37,7 @@ def load_labels(source: str, num_labels: int | None = None) -> dict[int, str]:
     if source == "breakfast":
         names = dict(enumerate(BREAKFAST))
     elif source in LABEL_FILES:
-        names = _data_set_labels(source)
+        names = _data_set_labels(source, cache_options)
     elif Path(source).is_file():
         names = _read_file(Path(source))
     else:
@@ -91,9 +92,9 @@ def _parse_file(path: Path) -> dict[int, tuple[str, object]]:
     return names
 
 
-def _data_set_labels(data_set: str) -> dict[int, str]:
+def _data_set_labels(data_set: str, cache_options: dict) -> dict[int, str]:
     try:
-        path = fetch("huggingface/label-files", LABEL_FILES[data_set], repo_type="dataset")
+        path = fetch("huggingface/label-files", LABEL_FILES[data_set], repo_type="dataset", **cache_options)
         return {i: name for i, (_, name) in _parse_file(path).items()}
     except (HfHubHTTPError, OSError) as error:
         from torchvision.models import ResNet50_Weights

@@ -1,5 +1,6 @@
 """`from_pretrained("videomamba-ti-k400-f8")`: released ids, aliases and demo models, wherever transformers takes a name."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -142,6 +144,27 @@ class TestDoors:
         assert model.videomamba.layers[0].mixer.in_proj.weight.dtype == torch.bfloat16
         assert model.config.scan_implementation == "torch"
 
+    def test_places_and_code_of_ones_own(self):
+        for options in (
+            {"device_map": "auto"},
+            {"device_map": {"": "cpu"}},
+            {"trust_remote_code": True},
+            {"revision": "main"},
+        ):
+            model = AutoModelForVideoClassification.from_pretrained(VIDEO, **options)
+            assert (model.device.type, model.config.num_labels) == ("cpu", 400), options
+            assert pipeline("video-classification", model=VIDEO, **options).model.config.num_labels == 400, options
+
+    def test_adapters_find_their_base_model(self, tmp_path):
+        peft = pytest.importorskip("peft")
+        model = AutoModelForVideoClassification.from_pretrained(VIDEO)
+        adapter = peft.get_peft_model(model, peft.LoraConfig(target_modules=["in_proj"], r=2, init_lora_weights=False))
+        adapter.save_pretrained(tmp_path)
+        adapted = AutoModelForVideoClassification.from_pretrained(tmp_path)
+        assert peft.PeftConfig.from_pretrained(tmp_path).base_model_name_or_path == VIDEO
+        weights = [model.videomamba.layers[0].mixer.in_proj.lora_B.default.weight for model in (adapter.model, adapted)]
+        assert torch.equal(*weights)
+
     def test_our_commands(self):
         assert locate(VIDEO) == str(directory_of(VIDEO))
 
@@ -197,7 +220,28 @@ class TestTheFirstTime:
             "models--OpenGVLab--VideoMamba",
             "models--videomamba-ti-k400-f16",
         }
-        assert not list((tmp_path / "default").glob("models--videomamba*"))
+        assert list((tmp_path / "own").glob("datasets--huggingface--label-files"))
+        assert not (tmp_path / "default").exists()
+
+    def test_threads_convert_once(self, files, tmp_path, monkeypatch):
+        use(StandInHub(files), tmp_path, monkeypatch)
+        converted, convert = [], by_name.convert_released
+        monkeypatch.setattr(
+            by_name, "convert_released", lambda *args, **kwargs: converted.append(1) or convert(*args, **kwargs)
+        )
+        with ThreadPoolExecutor(4) as threads:
+            directories = list(threads.map(directory_of, [VIDEO] * 4))
+        assert len(set(directories)) == len(converted) == 1
+
+    def test_a_full_disk_is_named(self, files, tmp_path, monkeypatch):
+        def fill(*args, **kwargs):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        use(StandInHub(files), tmp_path, monkeypatch)
+        monkeypatch.setattr("modeling_videomamba.checkpoints.download.hf_hub_download", fill)
+        with pytest.raises(OSError, match=r"Cannot write .*\.pth into the cache .*No space left on device.*HF_HUB_CACHE"):
+            AutoConfig.from_pretrained(VIDEO)
+        assert not list(tmp_path.glob("models--videomamba*/snapshots/*"))
 
     def test_what_an_older_converter_wrote_is_not_taken_for_todays(self, filled, monkeypatch):
         before = directory_of(VIDEO, cache_dir=filled, local_files_only=True)

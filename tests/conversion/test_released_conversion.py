@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -80,12 +81,22 @@ class TestDownload:
         _, loading = VideoMambaForVideoTextRetrieval.from_pretrained(tmp_path / "model", output_loading_info=True)
         assert not loading["missing_keys"]
 
-        program = "from modeling_videomamba.training.models import locate; print(locate('videomamba-m-mm'))"
+        program = """
+            import modeling_videomamba
+            from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer, AutoVideoProcessor
+            print(len(AutoTokenizer.from_pretrained("videomamba-m-mm")))
+            print(AutoVideoProcessor.from_pretrained("videomamba-m-mm").num_frames)
+            for auto in (AutoModel, AutoModelForPreTraining):
+                print(type(auto.from_pretrained("videomamba-m-mm-25m")).__name__)
+        """
         environment = os.environ | {"HF_HOME": str(tmp_path / "hf_home")} | hub.environment
-        process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+        command = [sys.executable, "-c", textwrap.dedent(program)]
+        process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert process.returncode == 0, process.stderr
-        by_name, converted = Path(process.stdout.split()[-1]), tmp_path / "model"
-        assert {path.name for path in by_name.iterdir()} == {path.name for path in converted.iterdir()}
+        heads = ["VideoMambaForVideoTextRetrieval", "VideoMambaForVideoTextPreTraining"]
+        assert process.stdout.split() == ["30522", "8", *heads]
+        [by_name] = tmp_path.glob("hf_home/hub/models--videomamba-m-mm-25m/snapshots/*")
+        assert {path.name for path in by_name.iterdir()} == {path.name for path in (tmp_path / "model").iterdir()}
 
     def test_a_wrong_file_is_refused_and_nothing_is_left(self, tmp_path):
         files = {"videomamba_s16_k400_f16_res224.pth": official_file("video_sm_tiny_f8_res224_400c", tmp_path)}
