@@ -133,25 +133,42 @@ def test_nothing_changes_where_python_looks_for_modules():
     assert wrong == []
 
 
+def imported_at_import(*files: Path) -> dict[Path, list[Import]]:
+    """All files of the package that importing some of them brings along, and what each of these imports then."""
+    found, waiting = {}, list(files)
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found[path] = [statement for statement in imports(path) if statement.at_import]
+            waiting += [parent for parent in (path.parent / "__init__.py",) if parent.is_file()]
+            waiting += [file for statement, file in imported_files(path) if statement.at_import]
+    return found
+
+
+def foreign(found: dict[Path, list[Import]]) -> list[tuple[str, str]]:
+    """The packages that files import, and where."""
+    return [
+        (statement.module.split(".")[0], f"{relative(path)}, {statement}")
+        for path, statements in found.items()
+        for statement in statements
+        if statement.level == 0
+    ]
+
+
 def test_what_the_base_install_runs_imports_only_what_it_brings():
     """Loading a model, and the commands that need no extra: other packages are imported by the functions that need them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     packages = [re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]]
     allowed = {IMPORT_NAMES.get(package, package) for package in packages} | BROUGHT_BY_TRANSFORMERS | sys.stdlib_module_names
     commands = [PACKAGE / "commands" / f"{name}.py" for name in WITH_THE_BASE_INSTALL]
-    waiting = [PACKAGE / "__init__.py", *filter(Path.is_file, commands)]
-    seen, wrong = set(), []
-    while waiting:
-        path = waiting.pop()
-        if path in seen:
-            continue
-        seen.add(path)
-        waiting += [parent for parent in (path.parent / "__init__.py",) if parent.is_file()]
-        waiting += [file for statement, file in imported_files(path) if statement.at_import]
-        wrong += [
-            f"{relative(path)}, {statement}"
-            for statement in imports(path)
-            if statement.at_import and statement.level == 0 and statement.module.split(".")[0] not in allowed
-        ]
-    assert len(seen) > len(FLAT) / 2
-    assert wrong == []
+    found = imported_at_import(PACKAGE / "__init__.py", *filter(Path.is_file, commands))
+    assert len(found) > len(FLAT) / 2
+    assert [where for package, where in foreign(found) if package not in allowed] == []
+
+
+def test_importing_the_package_brings_no_backend_of_the_scan():
+    """These take seconds to import, and not every process scans."""
+    found = imported_at_import(PACKAGE / "__init__.py")
+    slow = {"numba", "llvmlite", "triton", "mamba_ssm", "causal_conv1d", "datasets", "matplotlib", "timm", "peft"}
+    assert len(found) > len(FLAT) / 3
+    assert [where for package, where in foreign(found) if package in slow] == []
