@@ -34,10 +34,14 @@ STABLE_NAMESPACE = ITS_PACKAGE = "modeling_videomamba"
 # What the operators are made of: those that register them, and all that these import from here.
 SOURCES = (
     "causal_conv1d_numba.py",
+    "causal_conv1d_torch.py",
     "causal_conv1d_triton.py",
     "numba_common.py",
     "numba_vectors.py",
     "operators.py",
+    "scan_backends.py",
+    "scan_operators.py",
+    "selective_scan_mamba_ssm.py",
     "selective_scan_numba.py",
     "selective_scan_numba_kernels.py",
     "selective_scan_torch.py",
