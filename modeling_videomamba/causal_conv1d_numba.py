@@ -136,7 +136,7 @@ class _Inputs:
 
 
 def convolve(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
-    """As [`causal_conv1d_torch.convolve`], for fp32 and bf16."""
+    """See [`scan_contract.Kernels`]. Takes fp32 and bf16."""
     outputs = _Inputs(x, weights, biases, reverse).convolve()
     return [output[..., : x.shape[2]].contiguous() for output in outputs]
 
@@ -144,7 +144,6 @@ def convolve(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: li
 def convolve_backward(
     grads: list[Tensor], x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]
 ) -> list[Tensor]:
-    """Gradients of x, of the weights, `(directions, dim, width)`, and of the biases, `(directions, dim)`, these in fp32."""
     dx, dweights, dbiases = _Inputs(x, weights, biases, reverse).differentiate(grads)
     channels = x.shape[2]
     return [

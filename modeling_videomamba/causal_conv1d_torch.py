@@ -5,16 +5,7 @@ from torch import Tensor
 
 
 def convolve(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
-    """Convolutions of `x (batch, length, dim)` in one or two directions, each with its SiLU. The result is like x.
-
-    A step of a forward direction looks at itself and at those before it, one of a reversed direction at those after it, with
-    the same order of weights: the last one is that of the step itself.
-
-    Args:
-        weights: `(dim, width)` for each direction.
-        biases: `(dim,)` for each direction; an empty list for none.
-        reverse: for each direction whether it is a reversed one.
-    """
+    """See [`scan_contract.Kernels`]. PyTorch can differentiate it."""
     return [
         _convolve_one(x, weight, biases[i] if biases else None, flag) for i, (weight, flag) in enumerate(zip(weights, reverse))
     ]

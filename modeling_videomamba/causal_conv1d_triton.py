@@ -140,7 +140,7 @@ def _launch(x: Tensor, weights: list[Tensor], reverse: list[bool]) -> tuple[tupl
 
 
 def convolve(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
-    """As [`causal_conv1d_torch.convolve`]. Takes fp32, fp16 and bf16."""
+    """See [`scan_contract.Kernels`]. Takes fp32, fp16 and bf16."""
     x, weights, biases = evenly_spaced(x), [w.contiguous() for w in weights], [b.contiguous() for b in biases]
     outputs = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in weights]
     grid, options = _launch(x, weights, reverse)
@@ -152,7 +152,6 @@ def convolve(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: li
 def convolve_backward(
     grads: list[Tensor], x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]
 ) -> list[Tensor]:
-    """Gradients of x, of the weights, `(directions, dim, width)`, and of the biases, `(directions, dim)`, these in fp32."""
     x, weights, biases = evenly_spaced(x), [w.contiguous() for w in weights], [b.contiguous() for b in biases]
     grads = [grad.contiguous() for grad in grads]
     grid, options = _launch(x, weights, reverse)

@@ -40,6 +40,7 @@ SOURCES = (
     "numba_vectors.py",
     "operators.py",
     "scan_backends.py",
+    "scan_contract.py",
     "scan_operators.py",
     "selective_scan_mamba_ssm.py",
     "selective_scan_numba.py",

@@ -10,8 +10,8 @@
 The backend is chosen at every call, by the device of the tensors: a model moved to the CPU goes on working on a machine that
 has CUDA kernels installed.
 
-A new backend is a file with the functions that [`Kernels`] names, and an entry in [`BACKENDS`]. `scan_operators.py` makes
-custom operators of them.
+A new backend is a file with the functions of [`Kernels`], and an entry in [`BACKENDS`]. `scan_operators.py` makes custom
+operators of them.
 """
 
 import os
@@ -20,33 +20,13 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import Tensor
 from transformers.utils import logging
 
 from .operators import is_transformed
+from .scan_contract import Kernels
 
 
 logger = logging.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """What a backend computes. `selective_scan_torch.py` and `causal_conv1d_torch.py` say what the functions take and return.
-
-    Attributes:
-        convolve: convolutions of one or two directions.
-        scan: the sum of the scans of one or two directions, gated.
-        convolve_backward, scan_backward: their gradients; `None` where PyTorch can differentiate `convolve` or `scan`.
-        starts_shape: the shape of the states that `scan` saves for `scan_backward`.
-        continue_scan: one direction of a part of a sequence, in inference; `None` if the backend takes whole sequences only.
-    """
-
-    convolve: Callable[..., list[Tensor]]
-    scan: Callable[..., tuple[Tensor, ...]]
-    convolve_backward: Callable[..., list[Tensor]] | None = None
-    scan_backward: Callable[..., list[Tensor]] | None = None
-    starts_shape: Callable[..., tuple[int, ...]] | None = None
-    continue_scan: Callable[..., tuple[Tensor, Tensor]] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
 """The selective scan and the convolutions before it, in one direction or two: custom operators over all backends.
 
 An operator is one node to torch.compile and torch.export, whatever the length. There is one for the scan and one for the
-convolutions, and one for the gradients of each. A backend only computes, see [`scan_backends.Kernels`].
-
-A *direction* is one scan over the whole sequence, from its start or, reversed, from its end.
+convolutions, and one for the gradients of each. What they run is a backend's, see [`scan_contract.Kernels`].
 """
 
 from typing import NamedTuple
@@ -14,13 +12,11 @@ from torch.autograd import forward_ad
 
 from .operators import NO_FORWARD_MODE, custom_operator
 from .scan_backends import choose_backend, load
+from .scan_contract import Directions
 
 
 class ScanInputs(NamedTuple):
-    """What one direction scans. Channels are last, unlike in [`selective_scan`], since projections produce them so.
-
-    delta is taken before its bias and softplus; B and C are shared by all channels. `A = -exp(A_log)`.
-    """
+    """What one direction of a mixer scans: see [`Directions`]. `A = -exp(A_log)`."""
 
     u: Tensor  # (batch, length, dim)
     delta: Tensor  # (batch, length, dim)
@@ -54,7 +50,7 @@ def scan(
     """Differentiable: the sum over the directions, gated, and their last states.
 
     Args:
-        tensors: u, delta, A, B, C, D and delta_bias, each a list with one tensor for each direction, see [`ScanInputs`].
+        tensors: u, delta, A, B, C, D and delta_bias, each a list with one tensor for each direction, see [`Directions`].
         A_is_log: whether `A_log` is in the place of A.
 
     Returns:
@@ -66,8 +62,8 @@ def scan(
     name = choose_backend(implementation, u.device, u.dtype, A.shape[1])
     kernels = load(name)
     if kernels.scan_backward is None:
-        y, last_states, *_ = kernels.scan(*_with_A(tensors, A_is_log), gate, reverse, delta_softplus, False)
-        return y, last_states
+        directions = Directions(*_with_A(tensors, A_is_log), gate, reverse, delta_softplus)
+        return kernels.scan(directions, False)[:2]
     is_trained = torch.is_grad_enabled() and not torch.compiler.is_exporting() and any(x.requires_grad for x in inputs)
     y, last_states, *_ = scan_operator(name, *tensors, gate, reverse, delta_softplus, A_is_log, is_trained)
     return y, last_states
@@ -92,7 +88,8 @@ def continue_scan(
     if (continue_ := load(name).continue_scan) is None:
         raise RuntimeError(f"The scan implementation {name!r} takes whole sequences only: set `segment_length` to `None`.")
     with torch.cuda.device_of(u), torch.autocast(u.device.type, enabled=False):
-        return continue_(*direction._replace(A_log=_negative_exponential(A_log)), gate, reverse, states, output)
+        tensors = _with_A([[x] for x in direction], True)
+        return continue_(Directions(*tensors, gate, [reverse], True), states, output)
 
 
 def convolve_directions(
@@ -146,10 +143,9 @@ def _scan(
     A_is_log: bool,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns what [`selective_scan_torch.scan`] returns."""
+    tensors = _with_A([u, delta, A, B, C, D, delta_bias], A_is_log)
     with torch.cuda.device_of(u[0]), torch.autocast(u[0].device.type, enabled=False):
-        tensors = _with_A([u, delta, A, B, C, D, delta_bias], A_is_log)
-        return load(backend).scan(*tensors, gate, reverse, delta_softplus, save)
+        return load(backend).scan(Directions(*tensors, gate, reverse, delta_softplus), save)
 
 
 def _fake_scan(backend, u, delta, A, B, C, D, delta_bias, gate, reverse, delta_softplus, A_is_log, save):
@@ -177,10 +173,11 @@ def _scan_backward(
     delta_softplus: bool,
     A_is_log: bool,
 ) -> list[Tensor]:
-    """Gradients of the gate, if there is one, and of the other inputs, each `(directions, ...)`."""
+    """Without `None`, which an operator cannot return: a gate that is not there has no gradient."""
+    tensors = _with_A([u, delta, A, B, C, D, delta_bias], A_is_log)
     with torch.cuda.device_of(grad), torch.autocast(grad.device.type, enabled=False):
-        tensors = _with_A([u, delta, A, B, C, D, delta_bias], A_is_log)
-        dgate, *grads = load(backend).scan_backward(grad, y, starts, *tensors, gate, reverse, delta_softplus)
+        directions = Directions(*tensors, gate, reverse, delta_softplus)
+        dgate, *grads = load(backend).scan_backward(grad, y, starts, directions)
         if A_is_log:
             grads[2] = grads[2] * torch.stack(tensors[2])
         return grads if gate is None else [dgate, *grads]
@@ -232,7 +229,6 @@ def _fake_convolve(backend, x, weights, biases, reverse):
 def _convolve_backward(
     backend: str, grads: list[Tensor], x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]
 ) -> list[Tensor]:
-    """Gradients of x, of the weights, `(directions, dim, width)`, and of the biases, `(directions, dim)`, in fp32."""
     with torch.cuda.device_of(x):
         return load(backend).convolve_backward(grads, x, weights, biases, reverse)
 

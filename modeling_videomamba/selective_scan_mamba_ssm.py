@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .causal_conv1d_torch import convolve as convolve_in_torch
+from .scan_contract import Directions
 
 
 def _from_the_hub(name: str) -> ModuleType:
@@ -59,22 +60,11 @@ def convolve(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: li
     return outputs
 
 
-def scan(
-    u: list[Tensor],
-    delta: list[Tensor],
-    A: list[Tensor],
-    B: list[Tensor],
-    C: list[Tensor],
-    D: list[Tensor],
-    delta_bias: list[Tensor],
-    gate: Tensor | None,
-    reverse: list[bool],
-    delta_softplus: bool,
-    save: bool,
-) -> tuple[Tensor, Tensor]:
-    """The first two results of [`selective_scan_torch.scan`]; PyTorch can differentiate this one."""
+def scan(directions: Directions, save: bool) -> tuple[Tensor, Tensor]:
+    """The first two results that [`scan_contract.Kernels`] states; PyTorch can differentiate them."""
+    *tensors, gate, reverse, delta_softplus = directions
     total, last_states = None, []
-    for u_, delta_, A_, B_, C_, D_, bias, reverse_ in zip(u, delta, A, B, C, D, delta_bias, reverse):
+    for u_, delta_, A_, B_, C_, D_, bias, reverse_ in zip(*tensors, reverse):
         tensors = [x.to(u_.dtype).transpose(1, 2) for x in (u_, delta_, B_, C_)]  # (batch, dim or state, length)
         u_, delta_, B_, C_ = (x.flip(-1) for x in tensors) if reverse_ else tensors
         y, last_state = selective_scan_fn(  # (batch, dim, length), (batch, dim, state)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .numba_common import announce_compilation, empty, fill_up, flat, in_threads, shares, zeros
 from .numba_vectors import WIDTH
+from .scan_contract import Directions
 from .selective_scan_numba_kernels import FASTEST_DECAY, LOG2_E, STEPS_PER_CHUNK, gradients, outputs, scratch_sizes
 
 
@@ -94,21 +95,9 @@ class _Inputs:
         return dgate, du[..., cut], ddelta[..., cut], dA[:, cut], dB.sum(0), dC.sum(0), dD.sum(1)[:, cut], dbias.sum(1)[:, cut]
 
 
-def scan(
-    u: list[Tensor],
-    delta: list[Tensor],
-    A: list[Tensor],
-    B: list[Tensor],
-    C: list[Tensor],
-    D: list[Tensor],
-    delta_bias: list[Tensor],
-    gate: Tensor | None,
-    reverse: list[bool],
-    delta_softplus: bool,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As [`selective_scan_torch.scan`], for fp32 and bf16."""
-    inputs = _Inputs(u, delta, A, B, C, D, delta_bias, gate, reverse, delta_softplus)
+def scan(directions: Directions, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See [`scan_contract.Kernels`]. Takes fp32 and bf16."""
+    inputs = _Inputs(*directions)
     states = inputs.zero_states()
     output, y, starts = inputs.scan(states, save=save)
     states = from_blocks(states)[..., : inputs.channels]  # (directions, batch, state, dim)
@@ -120,43 +109,15 @@ def starts_shape(u: list[Tensor], A: list[Tensor]) -> tuple[int, ...]:
     return len(u), batch, (length + STEPS_PER_CHUNK - 1) // STEPS_PER_CHUNK, (dim + WIDTH - 1) // WIDTH, state, WIDTH
 
 
-def scan_backward(
-    grad: Tensor,
-    y: Tensor,
-    starts: Tensor,
-    u: list[Tensor],
-    delta: list[Tensor],
-    A: list[Tensor],
-    B: list[Tensor],
-    C: list[Tensor],
-    D: list[Tensor],
-    delta_bias: list[Tensor],
-    gate: Tensor | None,
-    reverse: list[bool],
-    delta_softplus: bool,
-) -> list[Tensor | None]:
-    """As [`selective_scan_torch.scan_backward`]."""
-    inputs = _Inputs(u, delta, A, B, C, D, delta_bias, gate, reverse, delta_softplus)
-    dgate, du, ddelta, *others = inputs.differentiate(grad, y, starts)
-    dgate = None if gate is None else dgate.to(gate.dtype).contiguous()
-    return [dgate, du.contiguous(), ddelta.to(delta[0].dtype).contiguous(), *(x.contiguous() for x in others)]
+def scan_backward(grad: Tensor, y: Tensor, starts: Tensor, directions: Directions) -> list[Tensor | None]:
+    dgate, du, ddelta, *others = _Inputs(*directions).differentiate(grad, y, starts)
+    dgate = None if directions.gate is None else dgate.to(directions.gate.dtype).contiguous()
+    ddelta = ddelta.to(directions.delta[0].dtype).contiguous()
+    return [dgate, du.contiguous(), ddelta, *(x.contiguous() for x in others)]
 
 
-def continue_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    delta_bias: Tensor,
-    gate: Tensor | None,
-    reverse: bool,
-    states: Tensor | None,
-    output: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """As [`selective_scan_torch.continue_scan`]; the output has u's dtype."""
-    inputs = _Inputs([u], [delta], [A], [B], [C], [D], [delta_bias], gate, [reverse], True)
+def continue_scan(directions: Directions, states: Tensor | None, output: Tensor | None) -> tuple[Tensor, Tensor]:
+    inputs = _Inputs(*directions)
     states = inputs.zero_states() if states is None else states
     output, *_ = inputs.scan(states, output)
     return output, states

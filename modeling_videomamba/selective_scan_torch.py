@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .scan_contract import Directions
+
 
 STEPS_PER_CHUNK = 32  # the buffers of a chunk, (directions, batch, 32, state, dim) each, stay in cache
 CHUNKS_PER_BLOCK = 2  # work without a state dimension (softplus of delta, D u) is done for two chunks at once
@@ -168,34 +170,9 @@ def _of_samples(group: slice, *inputs: list[Tensor]) -> list[list[Tensor]]:
     return [[tensor[group] for tensor in tensors] for tensors in inputs]
 
 
-def scan(
-    u: list[Tensor],
-    delta: list[Tensor],
-    A: list[Tensor],
-    B: list[Tensor],
-    C: list[Tensor],
-    D: list[Tensor],
-    delta_bias: list[Tensor],
-    gate: Tensor | None,
-    reverse: list[bool],
-    delta_softplus: bool,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The sum over the directions of `C h + D u`, times `silu(gate)` if there is a gate, and what goes with it.
-
-    Args:
-        u, delta, A, B, C, D, delta_bias: lists with one tensor for each direction: u, delta `(batch, length, dim)`;
-            A `(dim, state)`, negative; B, C `(batch, length, state)`; D, delta_bias `(dim,)`.
-        gate: `(batch, length, dim)`, or `None`.
-        reverse: for each direction whether it goes from the end to the start.
-        delta_softplus: whether the time step is the softplus of `delta + delta_bias`, or that itself.
-        save: whether [`scan_backward`] follows.
-
-    Returns:
-        The output `(batch, length, dim)` in u's dtype; the states after the last steps, `(directions, batch, state, dim)` in
-        fp32, or in fp64 for fp64 inputs; and for [`scan_backward`] the sum before the gate, like the output, and the states
-        at the starts of chunks, of shape [`starts_shape`]. These are empty if they are not needed.
-    """
+def scan(directions: Directions, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See [`scan_contract.Kernels`]. Takes any dtype."""
+    u, delta, A, B, C, D, delta_bias, gate, reverse, delta_softplus = directions
     y, last_states, starts = _outputs(u, A, save)
     for group in _sample_groups(u[0], A[0]):
         u_, delta_, B_, C_ = _of_samples(group, u, delta, B, C)
@@ -248,29 +225,8 @@ def _scan_samples(p: _Chunks, D: list[Tensor], y: Tensor, carry: Tensor, states:
             index += 1
 
 
-def scan_backward(
-    grad: Tensor,
-    y: Tensor,
-    starts: Tensor,
-    u: list[Tensor],
-    delta: list[Tensor],
-    A: list[Tensor],
-    B: list[Tensor],
-    C: list[Tensor],
-    D: list[Tensor],
-    delta_bias: list[Tensor],
-    gate: Tensor | None,
-    reverse: list[bool],
-    delta_softplus: bool,
-) -> list[Tensor | None]:
-    """Gradients of the gate, or `None`, and of u, delta, A, B, C, D and delta_bias, each `(directions, ...)`, contiguous.
-
-    Those of the gate, of u and of delta have the dtypes of these, the others that of the states.
-
-    Args:
-        grad: gradient of the output, `(batch, length, dim)`.
-        y, starts: as returned by [`scan`], which took the other arguments.
-    """
+def scan_backward(grad: Tensor, y: Tensor, starts: Tensor, directions: Directions) -> list[Tensor | None]:
+    u, delta, A, B, C, D, delta_bias, gate, reverse, delta_softplus = directions
     dtype, n = starts.dtype, len(u)
     dgate, dy = (None, grad.to(dtype)) if gate is None else _differentiate_gate(grad.to(dtype), y.to(dtype), gate)
     du, ddelta = (x[0].new_empty(n, *x[0].shape) for x in (u, delta))
@@ -359,29 +315,13 @@ def _differentiate_samples(
             du_[i].copy_(ddrive[i].mul_(time_step[i]).addcmul_(dy_[i], D[i]))
 
 
-def continue_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    delta_bias: Tensor,
-    gate: Tensor | None,
-    reverse: bool,
-    states: Tensor | None,
-    output: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """One direction of a part of a sequence, delta through its softplus: what a long sequence in parts needs, in inference.
-
-    Shapes as in [`scan`]. `states`: what the scan of the part before has returned. `output`: what the scan of the other
-    direction has returned for this part, to which this one's is added before the gate. Returns the output and the states, and
-    may write them in place of those.
-    """
-    if states is None:
-        states = u.new_zeros(1, u.shape[0], *A.shape[::-1], dtype=torch.promote_types(u.dtype, torch.float32))
-    y = torch.zeros_like(u, dtype=states.dtype) if output is None else output
-    for group in _sample_groups(u, A):
-        p = _Chunks([u[group]], [delta[group]], [A], [B[group]], [C[group]], [delta_bias], [reverse], True)
-        _scan_samples(p, [D], y[group], states[:, group], None)
+def continue_scan(directions: Directions, states: Tensor | None, output: Tensor | None) -> tuple[Tensor, Tensor]:
+    u, delta, A, B, C, D, delta_bias, gate, reverse, delta_softplus = directions
+    dtype = torch.promote_types(u[0].dtype, torch.float32)
+    states = u[0].new_zeros(1, len(u[0]), *A[0].shape[::-1], dtype=dtype) if states is None else states
+    y = torch.zeros_like(u[0], dtype=dtype) if output is None else output
+    for group in _sample_groups(u[0], A[0]):
+        u_, delta_, B_, C_ = _of_samples(group, u, delta, B, C)
+        p = _Chunks(u_, delta_, A, B_, C_, delta_bias, reverse, delta_softplus)
+        _scan_samples(p, D, y[group], states[:, group], None)
     return y if gate is None else y.mul_(F.silu(gate.to(y.dtype))), states

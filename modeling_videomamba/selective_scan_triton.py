@@ -5,6 +5,7 @@ import os
 import torch
 from torch import Tensor
 
+from .scan_contract import Directions
 from .selective_scan_triton_kernels import gradients_kernel, join_kernel, outputs_kernel, summaries_kernel, tile_states_kernel
 from .tensor_layout import evenly_spaced
 from .triton_common import bit_mask, pair, triton
@@ -136,21 +137,9 @@ class _Inputs:
         return [dgate, du, ddelta, dA, dB.sum(0), dC.sum(0), dD.sum((1, 2)), dbias.sum((1, 2))]
 
 
-def scan(
-    u: list[Tensor],
-    delta: list[Tensor],
-    A: list[Tensor],
-    B: list[Tensor],
-    C: list[Tensor],
-    D: list[Tensor],
-    delta_bias: list[Tensor],
-    gate: Tensor | None,
-    reverse: list[bool],
-    delta_softplus: bool,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As [`selective_scan_torch.scan`]. Takes fp32, fp16 and bf16."""
-    return _Inputs(u, delta, A, B, C, D, delta_bias, gate, reverse, delta_softplus).scan(save)
+def scan(directions: Directions, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See [`scan_contract.Kernels`]. Takes fp32, fp16 and bf16."""
+    return _Inputs(*directions).scan(save)
 
 
 def starts_shape(u: list[Tensor], A: list[Tensor]) -> tuple[int, ...]:
@@ -160,41 +149,12 @@ def starts_shape(u: list[Tensor], A: list[Tensor]) -> tuple[int, ...]:
     return (0,) if chunks == 1 else (len(u), batch, chunks, state, dim)
 
 
-def scan_backward(
-    grad: Tensor,
-    y: Tensor,
-    starts: Tensor,
-    u: list[Tensor],
-    delta: list[Tensor],
-    A: list[Tensor],
-    B: list[Tensor],
-    C: list[Tensor],
-    D: list[Tensor],
-    delta_bias: list[Tensor],
-    gate: Tensor | None,
-    reverse: list[bool],
-    delta_softplus: bool,
-) -> list[Tensor | None]:
-    """As [`selective_scan_torch.scan_backward`]."""
-    inputs = _Inputs(u, delta, A, B, C, D, delta_bias, gate, reverse, delta_softplus)
-    return inputs.differentiate(grad.contiguous(), y, starts if starts.numel() else None)
+def scan_backward(grad: Tensor, y: Tensor, starts: Tensor, directions: Directions) -> list[Tensor | None]:
+    return _Inputs(*directions).differentiate(grad.contiguous(), y, starts if starts.numel() else None)
 
 
-def continue_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    delta_bias: Tensor,
-    gate: Tensor | None,
-    reverse: bool,
-    states: Tensor | None,
-    output: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """As [`selective_scan_torch.continue_scan`]; the output has u's dtype."""
-    inputs = _Inputs([u], [delta], [A], [B], [C], [D], [delta_bias], None, [reverse], True)
-    y, states, _, _ = inputs.scan(False, states)
+def continue_scan(directions: Directions, states: Tensor | None, output: Tensor | None) -> tuple[Tensor, Tensor]:
+    gate = directions.gate
+    y, states, _, _ = _Inputs(*directions._replace(gate=None)).scan(False, states)
     y = y if output is None else output.add_(y)
     return y if gate is None else y.mul_(torch.nn.functional.silu(gate)), states
