@@ -14,7 +14,7 @@ from benchmarks.cpu_scan import matrix_products, time_step_bias, transformers_sc
 from benchmarks.models import timesformer, to_bf16, videomae, videomamba
 from modeling_videomamba import VideoMambaForVideoClassification, modeling_videomamba
 from modeling_videomamba.linear_onednn import linear
-from modeling_videomamba.scan_implementations import ScanInputs
+from modeling_videomamba.scan_operators import ScanInputs
 
 
 def inference(model: torch.nn.Module, clips: Tensor) -> Callable[[], Tensor]:
@@ -75,8 +75,8 @@ def all_products(
 def with_transformers_scan(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """The same model with the scan of transformers' Mamba in it: a loop over the tokens, once a direction."""
 
-    def scan(lanes: list[ScanInputs], reverse: list[bool], gate: Tensor, implementation: str) -> Tensor:
-        return transformers_scan(lanes) * F.silu(gate)
+    def scan(directions: list[ScanInputs], reverse: list[bool], gate: Tensor, implementation: str) -> Tensor:
+        return transformers_scan(directions) * F.silu(gate)
 
     def run() -> Tensor:
         with mock.patch.object(modeling_videomamba, "scan_directions", scan):
@@ -149,6 +149,6 @@ def measure_long(size: str, frames: int, repeats: int, pixels: int = 224) -> dic
     row["difference to all at once"] = None
     if repeats > 1:
         for layer in model.videomamba.layers:
-            layer.mixer.chunk_size = None
+            layer.mixer.segment_length = None
         row["difference to all at once"] = difference(call(), in_chunks)
     return row

@@ -17,7 +17,7 @@ from transformers.models.mamba import modeling_mamba
 from benchmarks.common import extra_memory, medians
 from modeling_videomamba import VideoMambaConfig
 from modeling_videomamba.linear_onednn import linear
-from modeling_videomamba.scan_implementations import ScanInputs, scan_directions
+from modeling_videomamba.scan_operators import ScanInputs, scan_directions
 
 
 CONFIG = VideoMambaConfig.middle()
@@ -39,7 +39,7 @@ def scan_inputs(length: int, requires_grad: bool = False) -> list[ScanInputs]:
         direction = ScanInputs(
             u=F.silu(torch.randn(1, length, dim)),
             delta=torch.randn(1, length, dim),
-            A=-torch.arange(1.0, state + 1).repeat(dim, 1) * torch.exp(0.1 * torch.randn(dim, state)),
+            A_log=torch.arange(1.0, state + 1).log().repeat(dim, 1) + 0.1 * torch.randn(dim, state),
             B=torch.randn(1, length, state),
             C=torch.randn(1, length, state),
             D=torch.ones(dim),
@@ -77,7 +77,7 @@ def scans(length: int, implementation: str) -> tuple[Callable[[], None], Callabl
 
     def forward_and_backward() -> None:
         y = scan_directions(training, REVERSE, implementation=implementation)
-        torch.autograd.grad(y, [x for lane in training for x in lane], upstream)
+        torch.autograd.grad(y, [x for direction in training for x in direction], upstream)
 
     return forward, forward_and_backward
 
@@ -90,7 +90,7 @@ def transformers_scan(directions: list[ScanInputs]) -> Tensor:
         if reverse:
             u, delta, B, C = (x.flip(-1) for x in (u, delta, B, C))
         y = modeling_mamba.mamba_selective_scan(
-            u, delta, direction.A, B, C, direction.D, delta_bias=direction.delta_bias, delta_softplus=True
+            u, delta, -torch.exp(direction.A_log), B, C, direction.D, delta_bias=direction.delta_bias, delta_softplus=True
         )
         total = total + (y.flip(-1) if reverse else y)
     return total.mT

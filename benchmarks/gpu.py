@@ -24,7 +24,7 @@ import matplotlib.pyplot as plt
 from benchmarks import gpu_models, gpu_operator
 from benchmarks.common import RESULTS, medians, provenance, save_figure, table
 from modeling_videomamba import scan_report
-from modeling_videomamba.scan_implementations import why_not_importable
+from modeling_videomamba.scan_backends import why_not_loadable
 
 
 DIMS = (384, 768, 1152)  # of Ti, S and M
@@ -177,7 +177,7 @@ def main() -> None:
         parser.error("there is no CUDA device; --dry-run shows what the script does")
     args.output.mkdir(parents=True, exist_ok=True)
 
-    missing = why_not_importable("mamba_ssm") if device == "cuda" else "not on a CPU"
+    missing = why_not_loadable("mamba_ssm") if device == "cuda" else "not on a CPU"
     lines = [provenance(), f"{scan_report(device)}; mamba_ssm: {missing or 'installed'}"]
     raw = {"provenance": lines[0], "mamba_ssm": missing or "installed", "card": measure_card(device)}
     lines.append(", ".join(f"{name.replace('_per_s', '')}: {value:.3g} / s" for name, value in raw["card"].items()))

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.common import medians
-from modeling_videomamba.scan_implementations import ScanInputs, scan_directions, why_not_importable
+from modeling_videomamba.scan_backends import why_not_loadable
+from modeling_videomamba.scan_operators import ScanInputs, scan_directions
 
 
 REVERSE = [False, True]
@@ -20,27 +21,28 @@ def scan_inputs(batch: int, length: int, dim: int, device: str) -> tuple[list[Sc
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, device=device, dtype=torch.bfloat16)
 
-    def lane() -> ScanInputs:
+    def direction() -> ScanInputs:
         step = torch.exp(torch.rand(dim, device=device) * torch.tensor(100.0).log() + torch.tensor(1e-3).log())
-        A = -torch.arange(1.0, STATE + 1, device=device).repeat(dim, 1)
+        A_log = torch.arange(1.0, STATE + 1, device=device).log().repeat(dim, 1)
         u, delta = F.silu(normal(batch, length, dim)), normal(batch, length, dim)
         B, C = normal(batch, length, 2 * STATE).split(STATE, -1)
-        return ScanInputs(u, delta, A, B, C, torch.ones(dim, device=device), step + torch.log(-torch.expm1(-step)))
+        return ScanInputs(u, delta, A_log, B, C, torch.ones(dim, device=device), step + torch.log(-torch.expm1(-step)))
 
     gate = normal(batch, length, 2 * dim).chunk(2, -1)[1]
-    return [lane(), lane()], gate
+    return [direction(), direction()], gate
 
 
-def channels_first(lanes: list[ScanInputs], gate: Tensor) -> tuple[list[dict[str, Tensor]], Tensor]:
+def channels_first(inputs: list[ScanInputs], gate: Tensor) -> tuple[list[dict[str, Tensor]], Tensor]:
     """What mamba_ssm takes. Its reversed direction gets delta, B and C in its own order: in the reference they come from
     what has been flipped before."""
     directions = []
-    for lane, reverse in zip(lanes, REVERSE):
-        inputs = lane._asdict()
+    for direction, reverse in zip(inputs, REVERSE):
+        tensors = direction._asdict()
+        tensors["A"] = -torch.exp(tensors.pop("A_log"))
         for name in ("delta", "B", "C"):
-            x = inputs[name].flip(1) if reverse else inputs[name]
-            inputs[name] = x.transpose(1, 2).contiguous()
-        directions.append(inputs | {"u": inputs["u"].transpose(1, 2).contiguous()})
+            x = tensors[name].flip(1) if reverse else tensors[name]
+            tensors[name] = x.transpose(1, 2).contiguous()
+        directions.append(tensors | {"u": tensors["u"].transpose(1, 2).contiguous()})
     return directions, gate.transpose(1, 2).contiguous()
 
 
@@ -93,7 +95,7 @@ def inference(run: Callable[..., Tensor], *inputs: object) -> Callable[[], objec
 
 
 def has_mamba_ssm(device: str) -> bool:
-    return device == "cuda" and why_not_importable("mamba_ssm") is None
+    return device == "cuda" and why_not_loadable("mamba_ssm") is None
 
 
 def largest_batch(length: int, dim: int, device: str) -> int:
@@ -112,8 +114,8 @@ def limits(batch: int, length: int, dim: int, card: dict[str, float]) -> dict[st
     return {"bytes": 2 * numbers / card["bytes_per_s"], "exponentials": exponentials / card["exponentials_per_s"]}
 
 
-def ours(lanes: list[ScanInputs], gate: Tensor) -> Tensor:
-    return scan_directions(lanes, REVERSE, gate)
+def ours(directions: list[ScanInputs], gate: Tensor) -> Tensor:
+    return scan_directions(directions, REVERSE, gate)
 
 
 def measure(length: int, dim: int, batch: int, card: dict[str, float], device: str, repeats: int) -> dict[str, float]:

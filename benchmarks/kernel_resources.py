@@ -32,8 +32,8 @@ POINTERS = {  # those not named are to fp32; pairs have one for each direction
 }
 SIZES = ("batch", "length", "chunk_length", "chunks")
 STRIDES = ("dim", "map_stride", "gate_stride", "stride")  # multiples of 16 in all released models
-SCAN = {"LANES": 2, "REVERSE": 2, "SOFTPLUS": True, "PACKED": True, "STATE": 16}
-CONVOLUTION = {"LANES": 2, "REVERSE": 2, "WIDTH": 4}
+SCAN = {"DIRECTIONS": 2, "REVERSE": 2, "SOFTPLUS": True, "PACKED": True, "STATE": 16}
+CONVOLUTION = {"DIRECTIONS": 2, "REVERSE": 2, "WIDTH": 4}
 ALONE, UNGATED = {"starts": None}, {"gate": None, "y": None, "dgate": None}  # a single chunk; no gate
 scan, convolution = selective_scan_triton_kernels, causal_conv1d_triton
 TILE = {"ROWS": convolution.ROWS, "CHANNELS": convolution.CHANNELS}

@@ -29,7 +29,7 @@ from .modeling_videomamba_video_text import (
     VideoMambaForVideoTextRetrieval,
     VideoMambaTextModel,
 )
-from .scan_implementations import SCAN_IMPLEMENTATIONS, scan_report
+from .scan_backends import SCAN_IMPLEMENTATIONS, scan_report
 from .selective_scan import selective_scan
 from .video_classification_pipeline import VideoMambaVideoClassificationPipeline
 from .video_decoding import decode_video

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .numba_common import announce_compilation, empty, fill_up, flat, in_threads, zeros
 from .numba_vectors import WIDTH, compiled, load, pointer, sigmoid, silu, splat, store
-from .operators import custom_operator
 
 
 @compiled
@@ -34,11 +33,11 @@ def convolutions(
     """All arrays are flat; a row of x starts at a multiple of `stride`. weights: `(width, dim)` for each direction."""
     x_ = pointer(x)
     for step in range(0, length, 4):
-        for lane in range(len(weights)):
-            weight, bias, output = pointer(weights[lane]), pointer(biases[lane]), pointer(outputs[lane])
-            earliest = step if reverse[lane] else step - 3
+        for direction in range(len(weights)):
+            weight, bias, output = pointer(weights[direction]), pointer(biases[direction]), pointer(outputs[direction])
+            earliest = step if reverse[direction] else step - 3
             if width == 4 and earliest >= 0 and earliest + 7 <= length:
-                row, back = sample * length + step, reverse[lane]
+                row, back = sample * length + step, reverse[direction]
                 seen = sample * length + earliest
                 for block in range(first_block, last_block):
                     channel = block * WIDTH
@@ -46,7 +45,7 @@ def convolutions(
                 continue
             for i in range(step, min(step + 4, length)):
                 row = sample * length + i
-                way, first = _reach(i, length, width, reverse[lane])
+                way, first = _reach(i, length, width, reverse[direction])
                 for block in range(first_block, last_block):
                     channel = block * WIDTH
                     y = _convolve(x_, weight, bias, row, way, first, width, stride, dim, channel, biased)
@@ -83,10 +82,10 @@ def gradients(
     x_, dx_, one = pointer(x), pointer(dx), splat(np.float32(1))
     for step in range(length):
         row = sample * length + step
-        for lane in range(len(weights)):
-            weight, bias, grad = pointer(weights[lane]), pointer(biases[lane]), pointer(grads[lane])
-            dweight, dbias = pointer(dweights[lane]), pointer(dbiases[lane])
-            way, first = _reach(step, length, width, reverse[lane])
+        for direction in range(len(weights)):
+            weight, bias, grad = pointer(weights[direction]), pointer(biases[direction]), pointer(grads[direction])
+            dweight, dbias = pointer(dweights[direction]), pointer(dbiases[direction])
+            way, first = _reach(step, length, width, reverse[direction])
             for block in range(first_block, last_block):
                 channel = block * WIDTH
                 y = _convolve(x_, weight, bias, row, way, first, width, stride, dim, channel, biased)
@@ -101,14 +100,14 @@ def gradients(
                     store(dweight, own, load(dweight, own) + dy * load(x_, source * stride + channel))
 
 
-class _Convolutions:
+class _Inputs:
     """What forward and backward share: the inputs as flat arrays, channels filled up to a multiple of a vector's."""
 
     def __init__(self, x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]):
         announce_compilation(convolutions)
         x = fill_up(x)
         self.batch, self.length, self.dim = x.shape
-        self.lanes, self.width, self.dtype = len(weights), weights[0].shape[1], x.dtype
+        self.directions, self.width, self.dtype = len(weights), weights[0].shape[1], x.dtype
         # Copies: a parameter whose memory NumPy has seen cannot be freed any more, as sharded training does between layers.
         weights = [fill_up(w.float().t()).clone(memory_format=torch.contiguous_format) for w in weights]  # (width, dim)
         biases = [fill_up(b.float()).clone() for b in biases]
@@ -119,62 +118,36 @@ class _Convolutions:
         def work(part: int, sample: int, first_block: int, last_block: int) -> None:
             kernel(sample, first_block, last_block, *self.inputs, *results, *self.sizes)
 
-        in_threads(work, self.batch, self.dim // WIDTH, (kernel.__name__, "of convolutions", self.lanes, self.dtype))
+        in_threads(work, self.batch, self.dim // WIDTH, (kernel.__name__, "of convolutions", self.directions, self.dtype))
 
-    def forward(self) -> list[Tensor]:
-        outputs = [empty(self.batch, self.length, self.dim, dtype=self.dtype) for _ in range(self.lanes)]
+    def convolve(self) -> list[Tensor]:
+        outputs = [empty(self.batch, self.length, self.dim, dtype=self.dtype) for _ in range(self.directions)]
         self.run(convolutions, tuple(map(flat, outputs)))
         return outputs
 
-    def backward(self, grads: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of x, of the weights, `(lanes, dim, width)`, and of the biases, `(lanes, dim)`."""
+    def differentiate(self, grads: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of x, of the weights, `(directions, dim, width)`, and of the biases, `(directions, dim)`."""
         grads = [fill_up(grad.to(self.dtype)).contiguous() for grad in grads]
         dx = zeros(self.batch, self.length, self.dim)
-        dweights = zeros(self.lanes, self.batch, self.width, self.dim)
-        dbiases = zeros(self.lanes, self.batch, self.dim)
+        dweights = zeros(self.directions, self.batch, self.width, self.dim)
+        dbiases = zeros(self.directions, self.batch, self.dim)
         self.run(gradients, tuple(map(flat, grads)), flat(dx), *(tuple(map(flat, d)) for d in (dweights, dbiases)))
         return dx, dweights.sum(1).transpose(1, 2), dbiases.sum(1)
 
 
-def _run(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
-    outputs = _Convolutions(x, weights, biases, reverse).forward()
+def convolve(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
+    """See [`scan_contract.Kernels`]. Takes fp32 and bf16."""
+    outputs = _Inputs(x, weights, biases, reverse).convolve()
     return [output[..., : x.shape[2]].contiguous() for output in outputs]
 
 
-def _fake(x, weights, biases, reverse):
-    return [x.new_empty(x.shape) for _ in weights]
-
-
-def _run_backward(
+def convolve_backward(
     grads: list[Tensor], x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]
 ) -> list[Tensor]:
-    dx, dweights, dbiases = _Convolutions(x, weights, biases, reverse).backward(grads)
-    channels, parameters = x.shape[2], (*weights, *biases)
-    gradients = *dweights[:, :channels], *dbiases[: len(biases), :channels]
-    gradients = [d.to(p.dtype).clone(memory_format=torch.contiguous_format) for d, p in zip(gradients, parameters)]
-    return [dx[..., :channels].to(x.dtype).contiguous(), *gradients]
-
-
-def _fake_backward(grads, x, weights, biases, reverse):
-    return [tensor.new_empty(tensor.shape) for tensor in (x, *weights, *biases)]
-
-
-def _save_for_backward(ctx, inputs, output):
-    x, weights, biases, ctx.reverse = inputs
-    ctx.save_for_backward(x, *weights, *biases)
-
-
-def _differentiate(ctx, grads):
-    x, *parameters = ctx.saved_tensors
-    n = len(ctx.reverse)
-    dx, *gradients = _convolutions_backward(grads, x, parameters[:n], parameters[n:], ctx.reverse)
-    return dx, gradients[:n], gradients[n:], None
-
-
-_convolutions = custom_operator("causal_conv1d_numba", _run, _fake, _differentiate, _save_for_backward, device_types="cpu")
-_convolutions_backward = custom_operator("causal_conv1d_numba_backward", _run_backward, _fake_backward, device_types="cpu")
-
-
-def causal_conv1d(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
-    """As [`causal_conv1d_torch.causal_conv1d`], for fp32 and bf16."""
-    return _convolutions(x, weights, biases, reverse)
+    dx, dweights, dbiases = _Inputs(x, weights, biases, reverse).differentiate(grads)
+    channels = x.shape[2]
+    return [
+        dx[..., :channels].to(x.dtype).contiguous(),
+        dweights[:, :channels].contiguous(),
+        dbiases[:, :channels].contiguous(),
+    ]

@@ -10,7 +10,6 @@ same bits.
 import torch
 from torch import Tensor
 
-from .operators import custom_operator
 from .tensor_layout import evenly_spaced
 from .triton_common import bit_mask, pair, sigmoid, tl, triton
 
@@ -53,45 +52,49 @@ def _convolve(sample, weight, bias, rows, way, length, stride, channels, inside,
 @triton.jit(do_not_specialize=["length"])
 def _forward_kernel(
     x, weights, biases, outputs, length, dim, stride,
-    LANES: tl.constexpr, REVERSE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    DIRECTIONS: tl.constexpr, REVERSE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Grid: channels, rows, batch. Lanes share the rows of x that they load."""
+    """Grid: channels, rows, batch. Directions share the rows of x that they load."""
     rows, channels, inside = _tile(dim, ROWS, CHANNELS)
     sample = tl.program_id(2).to(tl.int64) * length
     mask = (rows < length)[:, None] & inside[None, :]
-    for lane in tl.static_range(LANES):
-        way = 1 - 2 * ((REVERSE >> lane) & 1)
-        y = _convolve(x + sample * stride, weights[lane], biases[lane], rows, way, length, stride, channels, inside, WIDTH)
+    for direction in tl.static_range(DIRECTIONS):
+        way = 1 - 2 * ((REVERSE >> direction) & 1)
+        y = _convolve(
+            x + sample * stride, weights[direction], biases[direction], rows, way, length, stride, channels, inside, WIDTH
+        )
         y = (y * sigmoid(y)).to(x.dtype.element_ty)
-        tl.store(outputs[lane] + (sample + rows)[:, None] * dim + channels[None, :], y, mask)
+        tl.store(outputs[direction] + (sample + rows)[:, None] * dim + channels[None, :], y, mask)
 
 
 @triton.jit(do_not_specialize=["length"])
 def _before_silu_kernel(
     x, weights, biases, grads, before, length, dim, stride,
-    LANES: tl.constexpr, REVERSE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    DIRECTIONS: tl.constexpr, REVERSE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the sums that SiLU takes, `before (lanes, batch, length, dim)`. Grid: channels, rows, batch."""
+    """Gradients of the sums that SiLU takes, `before (directions, batch, length, dim)`. Grid: channels, rows, batch."""
     rows, channels, inside = _tile(dim, ROWS, CHANNELS)
     sample = tl.program_id(2).to(tl.int64) * length
     mask = (rows < length)[:, None] & inside[None, :]
-    for lane in tl.static_range(LANES):
-        way = 1 - 2 * ((REVERSE >> lane) & 1)
-        y = _convolve(x + sample * stride, weights[lane], biases[lane], rows, way, length, stride, channels, inside, WIDTH)
+    for direction in tl.static_range(DIRECTIONS):
+        way = 1 - 2 * ((REVERSE >> direction) & 1)
+        y = _convolve(
+            x + sample * stride, weights[direction], biases[direction], rows, way, length, stride, channels, inside, WIDTH
+        )
         s = sigmoid(y)
-        dy = _load(grads[lane] + sample * dim, rows, length, dim, channels, inside) * s * (1 + y * (1 - s))
-        target = before + (lane * tl.num_programs(2) * length.to(tl.int64) + sample) * dim
+        dy = _load(grads[direction] + sample * dim, rows, length, dim, channels, inside) * s * (1 + y * (1 - s))
+        target = before + (direction * tl.num_programs(2) * length.to(tl.int64) + sample) * dim
         tl.store(target + rows[:, None] * dim + channels[None, :], dy.to(before.dtype.element_ty), mask)
 
 
 @triton.jit(do_not_specialize=["length"])
 def _gradients_kernel(
     x, weights, before, dx, dweight, dbias, length, dim, stride,
-    LANES: tl.constexpr, REVERSE: tl.constexpr, WIDTH: tl.constexpr,
+    DIRECTIONS: tl.constexpr, REVERSE: tl.constexpr, WIDTH: tl.constexpr,
     ROWS: tl.constexpr, TILES: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """`dx (batch, length, dim)`; `dweight (programs, lanes, width, dim)` and `dbias (programs, lanes, dim)` of the rows of
-    each program.
+    """`dx (batch, length, dim)`; of the rows of each program `dweight (programs, directions, width, dim)` and
+    `dbias (programs, directions, dim)`.
 
     Grid: channels, tiles of rows by `TILES`, batch.
     """
@@ -99,102 +102,68 @@ def _gradients_kernel(
     channels, inside = tl.max_contiguous(channels, (CHANNELS + 31) // 32), channels < dim
     sample = tl.program_id(2).to(tl.int64) * length
     sums = ()
-    for _ in tl.static_range(LANES * (WIDTH + 1)):
+    for _ in tl.static_range(DIRECTIONS * (WIDTH + 1)):
         sums += (tl.zeros((CHANNELS,), tl.float32),)
     for tile in range(TILES):
         rows = (tl.program_id(1) * TILES + tile) * ROWS + tl.arange(0, ROWS)
         own = _load(x + sample * stride, rows, length, stride, channels, inside)
         total = tl.zeros((ROWS, CHANNELS), tl.float32)
         new = ()
-        for lane in tl.static_range(LANES):
-            way = 1 - 2 * ((REVERSE >> lane) & 1)
-            source = before + (lane * tl.num_programs(2) * length.to(tl.int64) + sample) * dim
+        for direction in tl.static_range(DIRECTIONS):
+            way = 1 - 2 * ((REVERSE >> direction) & 1)
+            source = before + (direction * tl.num_programs(2) * length.to(tl.int64) + sample) * dim
             for k in tl.static_range(WIDTH):
                 # The sum at `target` looks at these rows through weight k, the last of which is that of the step itself.
                 target = rows + way * (WIDTH - 1 - k)
                 dy = _load(source, target, length, dim, channels, inside)
-                total += _weight(weights[lane], k, channels, inside, WIDTH) * dy
-                new += (sums[lane * (WIDTH + 1) + k] + tl.sum(own * dy, 0),)
-            new += (sums[lane * (WIDTH + 1) + WIDTH] + tl.sum(dy, 0),)
+                total += _weight(weights[direction], k, channels, inside, WIDTH) * dy
+                new += (sums[direction * (WIDTH + 1) + k] + tl.sum(own * dy, 0),)
+            new += (sums[direction * (WIDTH + 1) + WIDTH] + tl.sum(dy, 0),)
         sums = new
         mask = (rows < length)[:, None] & inside[None, :]
         tl.store(dx + (sample + rows)[:, None] * dim + channels[None, :], total.to(dx.dtype.element_ty), mask)
     program = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    for lane in tl.static_range(LANES):
+    for direction in tl.static_range(DIRECTIONS):
         for k in tl.static_range(WIDTH):
-            slot = (program * LANES + lane) * WIDTH + k
-            tl.store(dweight + slot * dim + channels, sums[lane * (WIDTH + 1) + k], inside)
-        tl.store(dbias + (program * LANES + lane) * dim + channels, sums[lane * (WIDTH + 1) + WIDTH], inside)
+            slot = (program * DIRECTIONS + direction) * WIDTH + k
+            tl.store(dweight + slot * dim + channels, sums[direction * (WIDTH + 1) + k], inside)
+        tl.store(dbias + (program * DIRECTIONS + direction) * dim + channels, sums[direction * (WIDTH + 1) + WIDTH], inside)
 
 
 def _launch(x: Tensor, weights: list[Tensor], reverse: list[bool]) -> tuple[tuple[int, int, int], dict[str, int]]:
     """Grid and options of a launch."""
     batch, length, dim = x.shape
     options = {"ROWS": ROWS, "CHANNELS": min(CHANNELS, triton.next_power_of_2(dim)), "WIDTH": weights[0].shape[-1]}
-    options |= {"LANES": len(weights), "REVERSE": bit_mask(reverse)}
+    options |= {"DIRECTIONS": len(weights), "REVERSE": bit_mask(reverse)}
     options |= {"enable_fp_fusion": True}
     return (triton.cdiv(dim, options["CHANNELS"]), triton.cdiv(length, ROWS), batch), options
 
 
-def _run(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
+def convolve(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
+    """See [`scan_contract.Kernels`]. Takes fp32, fp16 and bf16."""
     x, weights, biases = evenly_spaced(x), [w.contiguous() for w in weights], [b.contiguous() for b in biases]
     outputs = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in weights]
     grid, options = _launch(x, weights, reverse)
     sizes = (x.shape[1], x.shape[2], x.stride(1))
-    with torch.cuda.device_of(x):
-        _forward_kernel[grid](x, pair(weights), pair(biases), pair(outputs), *sizes, **options)
+    _forward_kernel[grid](x, pair(weights), pair(biases), pair(outputs), *sizes, **options)
     return outputs
 
 
-def _fake(x, weights, biases, reverse):
-    return [x.new_empty(x.shape) for _ in weights]
-
-
-def _run_backward(
+def convolve_backward(
     grads: list[Tensor], x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> list[Tensor]:
     x, weights, biases = evenly_spaced(x), [w.contiguous() for w in weights], [b.contiguous() for b in biases]
     grads = [grad.contiguous() for grad in grads]
     grid, options = _launch(x, weights, reverse)
-    (batch, length, dim), (lanes, width) = x.shape, (len(weights), options["WIDTH"])
+    (batch, length, dim), (directions, width) = x.shape, (len(weights), options["WIDTH"])
     sizes = (length, dim, x.stride(1))
-    before = torch.empty(lanes, batch, length, dim, dtype=x.dtype, device=x.device)
+    before = torch.empty(directions, batch, length, dim, dtype=x.dtype, device=x.device)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     programs = triton.cdiv(length, SUMMED["ROWS"] * SUMMED["TILES"])
-    dweight = torch.empty(batch * programs, lanes, width, dim, dtype=torch.float32, device=x.device)
-    dbias = torch.empty(batch * programs, lanes, dim, dtype=torch.float32, device=x.device)
-    with torch.cuda.device_of(x):
-        _before_silu_kernel[grid](x, pair(weights), pair(biases), pair(grads), before, *sizes, **options)
-        _gradients_kernel[triton.cdiv(dim, SUMMED["CHANNELS"]), programs, batch](
-            x, pair(weights), before, dx, dweight, dbias, *sizes, **options | SUMMED, num_warps=1
-        )
-    return dx, dweight.sum(0).transpose(1, 2).contiguous(), dbias.sum(0)
-
-
-def _fake_backward(grads, x, weights, biases, reverse):
-    lanes, (dim, width) = len(weights), weights[0].shape
-    options = {"dtype": torch.float32}
-    return x.new_empty(x.shape), x.new_empty(lanes, dim, width, **options), x.new_empty(lanes, dim, **options)
-
-
-def _save_for_backward(ctx, inputs, output):
-    x, weights, biases, ctx.reverse = inputs
-    ctx.save_for_backward(x, *weights, *biases)
-
-
-def _differentiate(ctx, grads):
-    x, *parameters = ctx.saved_tensors
-    n = len(ctx.reverse)
-    weights, biases = parameters[:n], parameters[n:]
-    dx, dweights, dbiases = _convolutions_backward(grads, x, weights, biases, ctx.reverse)
-    dweights = [d.to(w.dtype) for d, w in zip(dweights, weights)]
-    return dx, dweights, [d.to(b.dtype) for d, b in zip(dbiases, biases)], None
-
-
-_convolutions = custom_operator("causal_conv1d_triton", _run, _fake, _differentiate, _save_for_backward)
-_convolutions_backward = custom_operator("causal_conv1d_triton_backward", _run_backward, _fake_backward)
-
-
-def causal_conv1d(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
-    """As [`causal_conv1d_torch.causal_conv1d`]. Takes fp32, fp16 and bf16."""
-    return _convolutions(x, weights, biases, reverse)
+    dweight = torch.empty(batch * programs, directions, width, dim, dtype=torch.float32, device=x.device)
+    dbias = torch.empty(batch * programs, directions, dim, dtype=torch.float32, device=x.device)
+    _before_silu_kernel[grid](x, pair(weights), pair(biases), pair(grads), before, *sizes, **options)
+    _gradients_kernel[triton.cdiv(dim, SUMMED["CHANNELS"]), programs, batch](
+        x, pair(weights), before, dx, dweight, dbias, *sizes, **options | SUMMED, num_warps=1
+    )
+    return [dx, dweight.sum(0).transpose(1, 2).contiguous(), dbias.sum(0)]

@@ -108,7 +108,7 @@ class VideoMambaConfig(PreTrainedConfig):
         scan_implementation (`str`, defaults to `"auto"`):
             Backend of the selective scan, one of [`SCAN_IMPLEMENTATIONS`] or `"auto"`, which chooses at every call by the
             tensors' device and what is installed. See [`scan_report`].
-        mixer_chunk_size (`int` or `None`, defaults to `"auto"`):
+        segment_length (`int` or `None`, defaults to `"auto"`):
             Tokens that a mixer works through at a time in inference (under `torch.no_grad()`), sample by sample, which bounds
             the memory that it takes; the results are the same. `None` is all at once, `"auto"` 8192 on a CPU and all at once
             elsewhere. At least `2 * conv_kernel`. Compiled models and scan orders other than `"spatial_first"` take all at
@@ -156,7 +156,7 @@ class VideoMambaConfig(PreTrainedConfig):
     alignment_loss: Literal["l2", "mse", "smooth_l1"] = "l2"
     initializer_range: float | int = 0.02
     scan_implementation: Literal["auto", "triton", "mamba_ssm", "numba", "torch"] = "auto"
-    mixer_chunk_size: int | Literal["auto"] | None = "auto"
+    segment_length: int | Literal["auto"] | None = "auto"
 
     def __post_init__(self, **kwargs):
         if self.time_step_rank == "auto":
@@ -193,9 +193,9 @@ class VideoMambaConfig(PreTrainedConfig):
                 f"`num_aligned_layers` {self.num_aligned_layers} every `aligned_layer_interval` {self.aligned_layer_interval} "
                 f"reach below the first of {self.num_hidden_layers} layers."
             )
-        if self.mixer_chunk_size not in ("auto", None) and self.mixer_chunk_size < 2 * self.conv_kernel:
+        if self.segment_length not in ("auto", None) and self.segment_length < 2 * self.conv_kernel:
             least = 2 * self.conv_kernel
-            raise ValueError(f"`mixer_chunk_size` must be at least {least}, got {self.mixer_chunk_size}.")
+            raise ValueError(f"`segment_length` must be at least {least}, got {self.segment_length}.")
         if self.scan_order == "spatiotemporal_v1" and not self.bidirectional:
             raise ValueError('`scan_order="spatiotemporal_v1"` gives each direction an order: it needs `bidirectional=True`.')
 

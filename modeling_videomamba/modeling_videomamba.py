@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -28,17 +27,10 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_videomamba import VideoMambaConfig
 from .linear_onednn import linear, project
+from .long_sequences import mix_in_segments, number_of_segments
 from .operators import is_transformed
-from .scan_implementations import (
-    ScanInputs,
-    continue_scan,
-    convolve_directions,
-    find_implementations,
-    scan_directions,
-)
-
-
-CHUNK_SIZE_ON_CPU = 8192  # tokens, of 41 frames of 224 pixels
+from .scan_backends import load_all
+from .scan_operators import ScanInputs, convolve_directions, scan_directions
 
 
 def interpolate_spatial(position_embeddings: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
@@ -156,7 +148,11 @@ class VideoMambaEmbeddings(nn.Module):
 
 
 class VideoMambaCausalConv1d(nn.Conv1d):
-    """A depthwise causal convolution over the tokens. It hands on its weights: the mixer runs both directions in one call."""
+    """A depthwise causal convolution over the tokens.
+
+    The mixer convolves in both directions with one call, so this hands on its weights. It does so by its `forward`, since
+    offloading and sharding bring a module's parameters for the time of that.
+    """
 
     def __init__(self, config: VideoMambaConfig):
         channels = config.intermediate_size
@@ -198,8 +194,7 @@ class VideoMambaScanDirection(nn.Module):
         projected = project(self.x_proj, u)
         time_step, B, C = projected.split(self.sizes, dim=-1)  # (batch, length, rank), 2 x (batch, length, state)
         delta, delta_bias = self.dt_proj(time_step)  # (batch, length, intermediate)
-        A = -torch.exp(self.A_log.float())
-        return ScanInputs(u, delta, A, B, C, self.D.float(), delta_bias.float())
+        return ScanInputs(u, delta, self.A_log, B, C, self.D, delta_bias)
 
 
 class VideoMambaMixer(nn.Module):
@@ -208,7 +203,7 @@ class VideoMambaMixer(nn.Module):
     def __init__(self, config: VideoMambaConfig, layer_idx: int):
         super().__init__()
         self.scan_implementation = config.scan_implementation
-        self.chunk_size = config.mixer_chunk_size
+        self.segment_length = config.segment_length
         self.forward_orders, self.backward_orders = scan_orders(config, layer_idx)
         self.in_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.use_bias)
         self.forward_scan = VideoMambaScanDirection(config)
@@ -217,79 +212,31 @@ class VideoMambaMixer(nn.Module):
         self.out_proj.is_residual_projection = True  # its initialisation depends on the depth
 
     def forward(self, hidden_states: Tensor, temporal_order: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        if (chunks := self._number_of_chunks(hidden_states)) > 1:
-            return torch.cat([self._mix_in_chunks(sample, chunks) for sample in hidden_states.split(1)])
+        if (segments := number_of_segments(self, hidden_states)) > 1:
+            return mix_in_segments(self, hidden_states, segments)
         x, gate = project(self.in_proj, hidden_states).chunk(2, dim=-1)  # 2 x (batch, length, intermediate)
         y = 0
         if "spatial" in self.forward_orders + self.backward_orders:
-            y = self._scan(x, gate, "spatial")
+            y = self.scan(x, gate, "spatial")
         if "temporal" in self.forward_orders + self.backward_orders:
             permutation, inverse = temporal_order
-            y = y + self._scan(x[:, permutation], gate[:, permutation], "temporal")[:, inverse]
+            y = y + self.scan(x[:, permutation], gate[:, permutation], "temporal")[:, inverse]
         return project(self.out_proj, y)
 
-    def _scan(self, x: Tensor, gate: Tensor, order: str) -> Tensor:
+    def scan(self, x: Tensor, gate: Tensor, order: str) -> Tensor:
+        """The gated sum of the directions that scan in this order, `(batch, length, intermediate)`."""
         scans = [self.forward_scan] * (order in self.forward_orders) + [self.backward_scan] * (order in self.backward_orders)
-        reverse = [scan is self.backward_scan for scan in scans]
-        weights, biases = (list(parameters) for parameters in zip(*(scan.conv1d() for scan in scans)))
-        weights, biases = [weight[:, 0] for weight in weights], [] if biases[0] is None else biases
-        convolved = convolve_directions(x, weights, biases, reverse, self.scan_implementation)
-        lanes = [scan(u) for scan, u in zip(scans, convolved)]
-        return scan_directions(lanes, reverse, gate, self.scan_implementation)
+        directions = [scan(u) for scan, u in zip(scans, self.convolve(x, scans))]
+        return scan_directions(directions, self.is_reversed(scans), gate, self.scan_implementation)
 
-    def _number_of_chunks(self, hidden_states: Tensor) -> int:
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or is_transformed():
-            return 1
-        if hidden_states.is_meta or isinstance(hidden_states, FakeTensor):
-            return 1
-        if "temporal" in self.forward_orders + self.backward_orders:
-            return 1
-        size = self.chunk_size
-        if size == "auto":
-            size = CHUNK_SIZE_ON_CPU if hidden_states.device.type == "cpu" else None
-        return 1 if size is None else -(-hidden_states.shape[1] // size)
+    def convolve(self, x: Tensor, scans: list[VideoMambaScanDirection]) -> list[Tensor]:
+        """The tokens `x (batch, length, intermediate)` as each of the directions takes them."""
+        weights, biases = zip(*(scan.conv1d() for scan in scans))
+        weights, biases = [weight[:, 0] for weight in weights], [] if biases[0] is None else list(biases)
+        return convolve_directions(x, weights, biases, self.is_reversed(scans), self.scan_implementation)
 
-    def _mix_in_chunks(self, hidden_states: Tensor, number: int) -> Tensor:
-        """The same in inference, for one sample, chunk by chunk: once ahead with the forward scan, then back with the other.
-
-        Of the whole sequence it keeps the projections and the sum of the scans; all else is there for one chunk at a time.
-        """
-        projected, outputs, states = [], [], None
-        for chunk in hidden_states.tensor_split(number, dim=1):
-            x, gate = project(self.in_proj, chunk).chunk(2, dim=-1)  # 2 x (1, chunk, intermediate)
-            u = self._convolve_chunk(self.forward_scan, x, projected[-1][0] if projected else None)
-            last_gate = gate if self.backward_scan is None else None
-            y, states = continue_scan(self.forward_scan(u), False, last_gate, states, None, self.scan_implementation)
-            projected.append((x, gate))
-            outputs.append(y)
-        following = states = None
-        for i in reversed(range(number)):
-            x, gate = projected.pop()
-            if self.backward_scan is not None:
-                lane, y = self.backward_scan(self._convolve_chunk(self.backward_scan, x, following)), outputs[i]
-                outputs[i], states = continue_scan(lane, True, gate, states, y, self.scan_implementation)
-            outputs[i] = project(self.out_proj, outputs[i].to(x.dtype))  # (1, chunk, hidden)
-            following = x
-        return torch.cat(outputs, dim=1)
-
-    def _convolve_chunk(self, scan: VideoMambaScanDirection, x: Tensor, neighbour: Tensor | None) -> Tensor:
-        """`x (1, chunk, intermediate)` convolved; `neighbour` is the chunk that `scan` came from."""
-        reverse, (weight, bias) = scan is self.backward_scan, scan.conv1d()
-        weight, biases = weight[:, 0], [] if bias is None else [bias]
-        [u] = convolve_directions(x, [weight], biases, [reverse], self.scan_implementation)
-        if neighbour is None or (reach := weight.shape[-1] - 1) == 0:
-            return u
-        # The tokens that see into the neighbour once more, with what they see.
-        rows = (x[:, -reach:], neighbour[:, :reach]) if reverse else (neighbour[:, -reach:], x[:, :reach])
-        windows = torch.cat(rows, dim=1).unfold(1, reach + 1, 1)  # (1, tokens, intermediate, width)
-        windows = windows.to(torch.promote_types(x.dtype, torch.float32))
-        seam = (windows * (weight.flip(-1) if reverse else weight)).sum(-1)  # (1, tokens, intermediate)
-        seam = F.silu(seam if bias is None else seam + bias)
-        if reverse:
-            u[:, -reach:] = seam
-        else:
-            u[:, :reach] = seam
-        return u
+    def is_reversed(self, scans: list[VideoMambaScanDirection]) -> list[bool]:
+        return [scan is self.backward_scan for scan in scans]
 
     def extra_repr(self) -> str:
         return f"scan_implementation={self.scan_implementation!r}"
@@ -486,7 +433,7 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
 
     def __init__(self, config: VideoMambaConfig):
         super().__init__(config)
-        find_implementations()
+        load_all()
         self.embeddings = VideoMambaEmbeddings(config)
         self.layers = nn.ModuleList([VideoMambaLayer(config, i) for i in range(config.num_hidden_layers)])
         self.norm = make_norm(config)

@@ -34,10 +34,15 @@ STABLE_NAMESPACE = ITS_PACKAGE = "modeling_videomamba"
 # What the operators are made of: those that register them, and all that these import from here.
 SOURCES = (
     "causal_conv1d_numba.py",
+    "causal_conv1d_torch.py",
     "causal_conv1d_triton.py",
     "numba_common.py",
     "numba_vectors.py",
     "operators.py",
+    "scan_backends.py",
+    "scan_contract.py",
+    "scan_operators.py",
+    "selective_scan_mamba_ssm.py",
     "selective_scan_numba.py",
     "selective_scan_numba_kernels.py",
     "selective_scan_torch.py",
@@ -52,19 +57,30 @@ _PROCESS = torch.library.__dict__.setdefault("_videomamba_operators", SimpleName
 
 
 class Operator:
-    """A custom operator that the transforms of `torch.func` can take, too: of forward mode and of second order, none can."""
+    """A custom operator that the transforms of `torch.func` can take, too: of forward mode and of second order, none can.
+
+    Compiled and exported programs find its derivative where `torch.library` registers it. That way costs 0.2 ms a call in
+    eager mode, so there the derivative is an autograd function around the operator, which costs a tenth of it.
+    """
 
     def __init__(self, overload: OpOverload, backward: Callable, setup_context: Callable | None):
         self.overload, self.backward, self.setup_context = overload, backward, setup_context
         self.returns_list = len(overload._schema.returns) == 1
 
     def __call__(self, *args) -> list[Tensor] | tuple[Tensor, ...]:
-        if not is_transformed():
+        if torch.compiler.is_compiling():
             return self.overload(*args)
-        structure = tuple(len(x) if isinstance(x, list) else None for x in args)
         leaves = [leaf for x in args for leaf in (x if isinstance(x, list) else [x])]
-        outputs = _Transformed.apply(self, structure, *leaves)
-        return list(outputs) if self.returns_list else outputs
+        is_differentiated = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in leaves)
+        if is_differentiated or is_transformed():
+            structure = tuple(len(x) if isinstance(x, list) else None for x in args)
+            outputs = _Differentiable.apply(self, structure, *leaves)
+            return list(outputs) if self.returns_list else outputs
+        return self.without_autograd(*args)
+
+    def without_autograd(self, *args) -> list[Tensor] | tuple[Tensor, ...]:
+        with torch._C._AutoDispatchBelowAutograd():
+            return self.overload(*args)
 
 
 def custom_operator(
@@ -127,12 +143,12 @@ def _refuse_batches(*args) -> None:
     )
 
 
-class _Transformed(torch.autograd.Function):
+class _Differentiable(torch.autograd.Function):
     """An [`Operator`] with its lists spelt out. `structure`: for each argument the length of the list, `None` for no list."""
 
     @staticmethod
     def forward(operator, structure, *leaves):
-        return tuple(operator.overload(*_arguments(structure, leaves)))
+        return tuple(operator.without_autograd(*_arguments(structure, leaves)))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -158,7 +174,7 @@ class _Transformed(torch.autograd.Function):
         outputs = []
         for i in range(info.batch_size):
             own = [x if dim is None else x.select(dim, i) for x, dim in zip(leaves, in_dims[2:])]
-            outputs.append(_Transformed.apply(operator, structure, *own))
+            outputs.append(_Differentiable.apply(operator, structure, *own))
         outputs = tuple(map(torch.stack, zip(*outputs)))
         return outputs, (0,) * len(outputs)
 

@@ -9,7 +9,7 @@ For every channel, with a state h of `state_size` numbers that starts at zero (a
 import torch
 from torch import Tensor
 
-from .scan_implementations import ScanInputs, run_lanes
+from .scan_operators import scan
 
 
 def selective_scan(
@@ -53,15 +53,12 @@ def selective_scan(
     """
     _check_shapes(u, delta, A, B, C, D, z, delta_bias)
     channels = u.new_zeros(u.shape[1], dtype=A.dtype)
-    lane = ScanInputs(
-        *(u.transpose(1, 2), delta.transpose(1, 2), A, B.transpose(1, 2), C.transpose(1, 2)),
-        D=channels if D is None else D,
-        delta_bias=channels if delta_bias is None else delta_bias,
-    )
+    D, delta_bias = (channels if x is None else x for x in (D, delta_bias))
+    direction = (u.transpose(1, 2), delta.transpose(1, 2), A, B.transpose(1, 2), C.transpose(1, 2), D, delta_bias)
     gate = None if z is None else z.transpose(1, 2)
-    y, last_state = run_lanes([lane], [reverse], gate, delta_softplus, implementation)
+    y, last_states = scan([[x] for x in direction], gate, [reverse], delta_softplus, False, implementation)
     y = y.transpose(1, 2)  # (batch, dim, length)
-    return (y, last_state[0].detach()) if return_last_state else y
+    return (y, last_states[0].transpose(1, 2).detach()) if return_last_state else y
 
 
 def selective_scan_reference(

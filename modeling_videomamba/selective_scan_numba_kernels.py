@@ -27,8 +27,8 @@ from .numba_vectors import (
 )
 
 
-SPAN = 32  # steps; forward keeps the state before each span for backward
-CHUNK = 4  # steps of a span that are taken at once, for their states stay in registers
+STEPS_PER_CHUNK = 32  # steps; forward keeps the state before each chunk for backward
+TILE = 4  # steps of a chunk that are taken at once, for their states stay in registers
 GROUP = 36  # blocks of channels that backward takes together: rows are read in long pieces, dB and dC added as vectors first
 LOG2_E = np.float32(1.4426950408889634)
 LONGEST_STEP, FASTEST_DECAY = np.float32(2**40), -(2**25)  # bounds of delta and A in exponentials, whose argument has one, too
@@ -67,9 +67,9 @@ def outputs(
     sample, first_block, last_block, u, delta, A, B, C, D, bias, gate, y, output, states, saved,
     length, dim, state, strides, reverse, delta_softplus, gated, save, add,
 ):  # fmt: skip
-    """Sum of the lanes' outputs, before the gate (`y`, if it is to be saved) and after it, in `output`.
+    """Sum of the directions' outputs, before the gate (`y`, if it is to be saved) and after it, in `output`.
 
-    `states` are those before the first step and become those after the last one. `saved`: those before each span, if they are
+    `states` are those before the first step and become those after the last one. `saved`: those before each chunk, if they are
     to be saved. `add`: whether the sum starts from what `output` holds.
 
     Four steps at once, so that a state number is loaded and stored once for the four. Their decays are computed one state
@@ -77,22 +77,22 @@ def outputs(
     """
     gate_, y_, output_ = pointer(gate), pointer(y), pointer(output)
     summed = y_ if save and gated else output_
-    spans = (length + SPAN - 1) // SPAN
-    for lane in range(len(u)):
-        u_, delta_, A_, B_ = pointer(u[lane]), pointer(delta[lane]), pointer(A[lane]), pointer(B[lane])
-        C_, D_, bias_ = pointer(C[lane]), pointer(D[lane]), pointer(bias[lane])
-        gated_now, earlier = gated and lane == len(u) - 1, lane > 0 or add
-        hidden, saved_ = pointer(states[lane]), pointer(saved[lane])
+    chunks = (length + STEPS_PER_CHUNK - 1) // STEPS_PER_CHUNK
+    for direction in range(len(u)):
+        u_, delta_, A_, B_ = pointer(u[direction]), pointer(delta[direction]), pointer(A[direction]), pointer(B[direction])
+        C_, D_, bias_ = pointer(C[direction]), pointer(D[direction]), pointer(bias[direction])
+        gated_now, earlier = gated and direction == len(u) - 1, direction > 0 or add
+        hidden, saved_ = pointer(states[direction]), pointer(saved[direction])
         for step in range(0, length, 4):
             left = length - step
-            row0, row1, row2, row3 = _rows(sample, length, step, reverse[lane])
+            row0, row1, row2, row3 = _rows(sample, length, step, reverse[direction])
             n0, n1, n2, n3 = row0 * state, row1 * state, row2 * state, row3 * state
             for block in range(first_block, last_block):
                 channel, at = block * WIDTH, block * state * WIDTH
                 own = sample * dim * state + at
                 b, d = load(bias_, channel), load(D_, channel)
-                if save and step % SPAN == 0:
-                    _copy(hidden, own, saved_, (sample * spans + step // SPAN) * dim * state + at, state)
+                if save and step % STEPS_PER_CHUNK == 0:
+                    _copy(hidden, own, saved_, (sample * chunks + step // STEPS_PER_CHUNK) * dim * state + at, state)
                 dt0, drive0, sum0 = _load_step(
                     u_, delta_, summed, row0, channel, dim, strides, b, d, delta_softplus, earlier, True
                 )
@@ -155,24 +155,35 @@ def gradients(
 ):  # fmt: skip
     """All gradients: `dA`, `dD` and `dbias` of every sample; `dB` and `dC`, zero before, from these blocks of channels.
 
-    Spans are taken from the last to the first. The states before a span's chunks are computed again from the `saved` one; then
-    its chunks are walked through, also from the last: forward for their states, and back for the gradients.
+    Chunks are taken from the last to the first. The states before a chunk's tiles are computed again from the `saved` one.
+    Then its tiles are walked through, also from the last: forward for their states, and back for the gradients.
     """
     shared = pointer(gate), pointer(y), pointer(grad), pointer(dgate)
     sizes = sample, length, dim, state, strides
-    for lane in range(len(u)):
-        inputs = pointer(u[lane]), pointer(delta[lane]), pointer(A[lane]), pointer(B[lane]), pointer(bias[lane])
-        others = pointer(C[lane]), pointer(D[lane]), pointer(saved[lane])
-        local, sums = (pointer(du[lane]), pointer(ddelta[lane])), (pointer(dA[lane]), pointer(dD[lane]), pointer(dbias[lane]))
-        flags = reverse[lane], delta_softplus, gated, gated and lane == 0
+    for direction in range(len(u)):
+        inputs = (
+            pointer(u[direction]),
+            pointer(delta[direction]),
+            pointer(A[direction]),
+            pointer(B[direction]),
+            pointer(bias[direction]),
+        )
+        others = pointer(C[direction]), pointer(D[direction]), pointer(saved[direction])
+        local, sums = (
+            (pointer(du[direction]), pointer(ddelta[direction])),
+            (pointer(dA[direction]), pointer(dD[direction]), pointer(dbias[direction])),
+        )
+        flags = reverse[direction], delta_softplus, gated, gated and direction == 0
         for group in range(first_block, last_block, GROUP):
             blocks = min(group + GROUP, last_block) - group
-            _differentiate(inputs, others, shared, local, sums, dB[lane], dC[lane], sizes, flags, group, blocks, scratch)
+            _differentiate(
+                inputs, others, shared, local, sums, dB[direction], dC[direction], sizes, flags, group, blocks, scratch
+            )
 
 
 def scratch_sizes(state: int) -> list[int]:
-    """Of the arrays that `gradients` works with: states before a span's chunks, carries, sums of dB and of dC."""
-    return [steps * state * WIDTH for steps in (SPAN // CHUNK * GROUP, GROUP, CHUNK, CHUNK)]
+    """Of the arrays that `gradients` works with: states before a chunk's tiles, carries, sums of dB and of dC."""
+    return [steps * state * WIDTH for steps in (STEPS_PER_CHUNK // TILE * GROUP, GROUP, TILE, TILE)]
 
 
 @compiled
@@ -194,7 +205,7 @@ def _drive(u, delta, row, channel, strides, bias, delta_softplus, there):
 
 @compiled
 def _output_gradient(shared, row, channel, dim, strides, flags, there):
-    """Gradient of the sum of the lanes, before the gate. Where there is no step, zero."""
+    """Gradient of the sum of the directions, before the gate. Where there is no step, zero."""
     gate, _, grad, _ = shared
     dy = load(grad, row * dim + channel)
     if flags[2]:
@@ -212,7 +223,7 @@ def _differentiate(inputs, others, shared, local, sums, dB, dC, sizes, flags, gr
     sample, length, dim, state, strides = sizes
     reverse, delta_softplus, _, _ = flags
     dA, dD, dbias = sums
-    size, spans = state * WIDTH, (length + SPAN - 1) // SPAN
+    size, chunks = state * WIDTH, (length + STEPS_PER_CHUNK - 1) // STEPS_PER_CHUNK
     starts, carry = pointer(scratch[0]), pointer(scratch[1])
     zero = splat(np.float32(0))
     for block in range(blocks):
@@ -223,16 +234,16 @@ def _differentiate(inputs, others, shared, local, sums, dB, dC, sizes, flags, gr
             store(carry, block * size + n * WIDTH, zero)
             store(dA, sample * dim * state + (group + block) * size + n * WIDTH, zero)
 
-    for span in range(spans - 1, -1, -1):
-        first = span * SPAN
-        chunks = (min(SPAN, length - first) + CHUNK - 1) // CHUNK
+    for chunk in range(chunks - 1, -1, -1):
+        first = chunk * STEPS_PER_CHUNK
+        tiles = (min(STEPS_PER_CHUNK, length - first) + TILE - 1) // TILE
         for block in range(blocks):
             channel, at = (group + block) * WIDTH, (group + block) * size
             b = load(bias, channel)
-            _copy(saved, (sample * spans + span) * dim * state + at, starts, block * size, state)
-            for chunk in range(chunks - 1):
-                own, following = (chunk * blocks + block) * size, ((chunk + 1) * blocks + block) * size
-                row0, row1, row2, row3 = _rows(sample, length, first + chunk * CHUNK, reverse)
+            _copy(saved, (sample * chunks + chunk) * dim * state + at, starts, block * size, state)
+            for tile in range(tiles - 1):
+                own, following = (tile * blocks + block) * size, ((tile + 1) * blocks + block) * size
+                row0, row1, row2, row3 = _rows(sample, length, first + tile * TILE, reverse)
                 dt0, drive0 = _drive(u, delta, row0, channel, strides, b, delta_softplus, True)
                 dt1, drive1 = _drive(u, delta, row1, channel, strides, b, delta_softplus, True)
                 dt2, drive2 = _drive(u, delta, row2, channel, strides, b, delta_softplus, True)
@@ -244,15 +255,15 @@ def _differentiate(inputs, others, shared, local, sums, dB, dC, sizes, flags, gr
                     h = exp2_product(dt2, a) * h + drive2 * broadcast(B, row2 * state + n)
                     h = exp2_product(dt3, a) * h + drive3 * broadcast(B, row3 * state + n)
                     store(starts, following + n * WIDTH, h)
-        for chunk in range(chunks - 1, -1, -1):
-            _differentiate_chunk(
+        for tile in range(tiles - 1, -1, -1):
+            _differentiate_tile(
                 inputs, others, shared, local, sums, dB, dC, sizes, flags, group, blocks, scratch,
-                first + chunk * CHUNK, chunk * blocks * size,
+                first + tile * TILE, tile * blocks * size,
             )  # fmt: skip
 
 
 @compiled
-def _differentiate_chunk(
+def _differentiate_tile(
     inputs, others, shared, local, sums, dB, dC, sizes, flags, group, blocks, scratch, first, start
 ):  # fmt: skip
     """The four steps from `first` on, or as many as there are, whose states before them are at `start` of the scratch."""
@@ -324,7 +335,7 @@ def _differentiate_chunk(
         totals = _store_gradients(inputs, D, shared, local, row0, channel, dim, strides, flags, dy0, ddrive0, dpower0, totals)
         store(dD, sample * dim + channel, totals[0])
         store(dbias, sample * dim + channel, totals[1])
-    for i in range(min(CHUNK, left)):
+    for i in range(min(TILE, left)):
         row = sample * length + (length - 1 - first - i if reverse else first + i)
         for n in range(state):
             dB[row * state + n] += total(load(dB_sums, i * size + n * WIDTH))

@@ -1,9 +1,9 @@
-"""The selective scan in ONNX: what `torch.onnx.export` writes in the place of the operator of `selective_scan_torch.py`.
+"""The selective scan in ONNX: what `torch.onnx.export` writes in the place of the operator.
 
     torch.onnx.export(model, (pixel_values,), "model.onnx", dynamo=True, custom_translation_table=ONNX_TRANSLATIONS)
 
-The model has `scan_implementation="torch"`: other implementations are other operators. Each lane becomes one `Scan`, ONNX's
-loop, which walks from either end: the graph is the same at any length.
+The model has `scan_implementation="torch"`, whose convolutions ONNX knows. Each direction becomes one `Scan`, ONNX's loop,
+which walks from either end: the graph is the same at any length.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from onnxscript import FLOAT, graph, script
 from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
-from .selective_scan_torch import scan_operator
+from .scan_operators import scan_operator
 
 
 @script(Opset("videomamba", 1), default_opset=op)
-def scan_lane(
+def scan_direction(
     u: FLOAT,
     time_step: FLOAT,
     A: FLOAT,
@@ -26,7 +26,7 @@ def scan_lane(
     directions: Sequence[int],
     output_directions: Sequence[int],
 ) -> FLOAT:
-    """One lane in fp32: u, time_step (batch, length, dim); A (dim, state); B, C (batch, length, state); D (dim,)."""
+    """One direction in fp32: u, time_step (batch, length, dim); A (dim, state); B, C (batch, length, state); D (dim,)."""
     A = op.Transpose(A, perm=[1, 0])  # (state, dim): the long side last, which elementwise operators want
     row, column = op.Constant(value_ints=[2]), op.Constant(value_ints=[3])
     zero = op.Expand(op.Constant(value_float=0.0), op.Concat(op.Shape(u, end=1), op.Shape(A), axis=0))  # (batch, state, dim)
@@ -52,8 +52,8 @@ def scan_lane(
     return op.Squeeze(y, row) + D * u
 
 
-def selective_scan_lanes(u, delta, A, B, C, D, delta_bias, reverse, delta_softplus, save_states):
-    """Adds the operator's first output, the sum of the lanes, to the graph: the others are not for inference.
+def selective_scan(backend, u, delta, A, B, C, D, delta_bias, gate, reverse, delta_softplus, A_is_log, save):
+    """Adds the operator's first output to the graph: the others are not for inference.
 
     The arguments are those of the operator. They are not annotated: PyTorch would take that for types of ONNX.
     """
@@ -63,11 +63,12 @@ def selective_scan_lanes(u, delta, A, B, C, D, delta_bias, reverse, delta_softpl
         if delta_softplus:
             time_step = op.Softplus(time_step)
         directions = {"directions": [int(flag)] * 4, "output_directions": [int(flag)]}
-        scanned = scan_lane(u[i], time_step, A[i], B[i], C[i], D[i], **directions)
+        decay = op.Neg(op.Exp(A[i])) if A_is_log else A[i]
+        scanned = scan_direction(u[i], time_step, decay, B[i], C[i], D[i], **directions)
         y = scanned if y is None else op.Add(y, scanned)
-    return [y]
+    return [y if gate is None else op.Mul(y, op.Mul(gate, op.Sigmoid(gate)))]
 
 
-ONNX_TRANSLATIONS = {scan_operator.overload: selective_scan_lanes}
+ONNX_TRANSLATIONS = {scan_operator.overload: selective_scan}
 
 __all__ = ["ONNX_TRANSLATIONS"]

@@ -1,11 +1,11 @@
-"""The selective scan in Triton, as a custom operator; `selective_scan_triton_kernels.py` has what is compiled at first use."""
+"""The selective scan in Triton; `selective_scan_triton_kernels.py` has what is compiled at first use."""
 
 import os
 
 import torch
 from torch import Tensor
 
-from .operators import custom_operator
+from .scan_contract import Directions
 from .selective_scan_triton_kernels import gradients_kernel, join_kernel, outputs_kernel, summaries_kernel, tile_states_kernel
 from .tensor_layout import evenly_spaced
 from .triton_common import bit_mask, pair, triton
@@ -31,7 +31,7 @@ def check_device() -> None:
     triton.runtime.driver.active.get_current_target()
 
 
-def _chunk_length(batch: int, length: int, dim: int, device: torch.device) -> int:
+def chunk_length(batch: int, length: int, dim: int, device: torch.device) -> int:
     """The whole length where samples and channels fill the card, else what makes as many programs as it can run at a time."""
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
     programs, wanted = max(1, batch * triton.cdiv(dim, OUTPUTS["CHANNELS"])), PROGRAMS_PER_PROCESSOR * processors
@@ -39,21 +39,19 @@ def _chunk_length(batch: int, length: int, dim: int, device: torch.device) -> in
     return max(1, triton.cdiv(triton.cdiv(length, chunks), SHORTEST_CHUNK)) * SHORTEST_CHUNK
 
 
-class _Scan:
+class _Inputs:
     """What forward and backward share: the inputs as the kernels take them, and the sizes of the launches."""
 
-    def __init__(self, u, delta, A, B, C, D, delta_bias, z, reverse, delta_softplus, chunk_length):
-        self.lanes, (self.batch, self.length, self.dim) = len(u), u[0].shape
+    def __init__(self, u, delta, A, B, C, D, delta_bias, z, reverse, delta_softplus):
+        self.directions, (self.batch, self.length, self.dim) = len(u), u[0].shape
         self.state, self.device = A[0].shape[1], u[0].device
-        self.u, self.delta = (pair([x.contiguous() for x in lanes]) for lanes in (u, delta))
-        self.A, self.D, self.bias = (pair([x.float().contiguous() for x in lanes]) for lanes in (A, D, delta_bias))
-        self.B, self.C = (pair([evenly_spaced(x) for x in lanes]) for lanes in (B, C))
+        self.u, self.delta = (pair([x.contiguous() for x in group]) for group in (u, delta))
+        self.A, self.D, self.bias = (pair([x.float().contiguous() for x in group]) for group in (A, D, delta_bias))
+        self.B, self.C = (pair([evenly_spaced(x) for x in group]) for group in (B, C))
         if len({x.stride(1) for x in (*self.B, *self.C)}) > 1:
             self.B, self.C = (pair([x.contiguous() for x in maps]) for maps in (self.B, self.C))
         self.z = None if z is None else evenly_spaced(z)
-        self.chunk_length = chunk_length or _chunk_length(self.batch, self.length, self.dim, self.device)
-        if self.chunk_length % BACKWARD["STEPS"]:
-            raise ValueError(f"A chunk must be a whole number of tiles, got {self.chunk_length} steps.")
+        self.chunk_length = chunk_length(self.batch, self.length, self.dim, self.device)
         self.chunks = max(1, triton.cdiv(self.length, self.chunk_length))
         self.reverse, self.softplus = bit_mask(reverse), delta_softplus
         self.packed = self.state % 4 == 0 and self.B[0].stride(1) % 4 == 0  # rows of B and C are words of four bf16 numbers
@@ -77,16 +75,16 @@ class _Scan:
         )
 
     def chunk_starts(self, grad: Tensor | None = None, states: Tensor | None = None) -> Tensor | None:
-        """The state that enters each chunk, `(lanes, batch, chunks, state, dim)`; with the output's `grad` the gradient that
-        enters it from its end. `None` for a single chunk that starts from zero.
+        """The state that enters each chunk, `(directions, batch, chunks, state, dim)`; with the output's `grad` the gradient
+        that enters it from its end. `None` for a single chunk that starts from zero.
 
-        `states`: of a single lane before the first step, `(1, batch, state, dim)`, if not zero.
+        `states`: of a single direction before the first step, `(1, batch, state, dim)`, if not zero.
         """
         if self.chunks == 1:
             return None if states is None else states[:, :, None]
-        gains, starts = (self.new(self.lanes, self.batch, self.chunks, self.state, self.dim) for _ in range(2))
-        time_steps = self.new(self.lanes, self.batch, self.chunks, self.dim)
-        adjoint, all_samples = int(grad is not None), self.lanes * self.batch
+        gains, starts = (self.new(self.directions, self.batch, self.chunks, self.state, self.dim) for _ in range(2))
+        time_steps = self.new(self.directions, self.batch, self.chunks, self.dim)
+        adjoint, all_samples = int(grad is not None), self.directions * self.batch
         inputs = (self.u, self.delta, self.A, self.B, self.C, self.bias, grad, self.z)
         arguments = (*inputs, gains, time_steps, *self.sizes)
         constants = {"REVERSE": self.reverse, "ADJOINT": adjoint, "SOFTPLUS": self.softplus, "PACKED": self.packed}
@@ -100,24 +98,25 @@ class _Scan:
             starts += states[:, :, None] * torch.exp(self.A[0].t() * elapsed[:, :, :, None])
         return starts
 
-    def forward(self, save: bool, states: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Output `(batch, length, dim)`, last states `(lanes, batch, state, dim)`, and for the backward pass the output
+    def scan(self, save: bool, states: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Output `(batch, length, dim)`, last states `(directions, batch, state, dim)`, and for the backward pass the output
         before the gate and the states that enter the chunks (each empty if it is not needed). `states`: see `chunk_starts`.
         """
         starts = self.chunk_starts(states=states)
         output = self.new(self.batch, self.length, self.dim, dtype=self.u[0].dtype)
         y = torch.empty_like(output) if save and self.z is not None else None
-        last_states = self.new(self.lanes, self.batch, self.state, self.dim)
+        last_states = self.new(self.directions, self.batch, self.state, self.dim)
         inputs = (self.u, self.delta, self.A, self.B, self.C, self.D, self.bias, self.z, starts)
         arguments = (*inputs, y, output, last_states, *self.sizes)
-        constants = {"LANES": self.lanes, "REVERSE": self.reverse, "SOFTPLUS": self.softplus, "PACKED": self.packed}
+        constants = {"DIRECTIONS": self.directions, "REVERSE": self.reverse, "SOFTPLUS": self.softplus, "PACKED": self.packed}
         self.launch(outputs_kernel, OUTPUTS, (self.chunks, self.batch), arguments, **constants)
-        return output, last_states, *(self.new(0) if x is None or not save else x for x in (y, starts))
+        y = self.new(0, dtype=output.dtype) if y is None else y
+        return output, last_states, y, starts if save and starts is not None else self.new(0)
 
-    def backward(self, grad: Tensor, y: Tensor, starts: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients of the gate, `(batch, length, dim)`, and of u, delta, A, B, C, D and delta_bias, each `(lanes, ...)`."""
-        all_chunks = self.lanes, self.batch, self.chunks
-        programs = self.chunks, self.lanes * self.batch
+    def differentiate(self, grad: Tensor, y: Tensor, starts: Tensor | None) -> list[Tensor | None]:
+        """Gradients of the gate, `(batch, length, dim)`, and of u, delta, A, B, C, D, delta_bias, each `(directions, ...)`."""
+        all_chunks = self.directions, self.batch, self.chunks
+        programs = self.chunks, self.directions * self.batch
         constants = {"REVERSE": self.reverse, "SOFTPLUS": self.softplus}
         states = self.new(*all_chunks, self.chunk_length // BACKWARD["STEPS"], self.state, self.dim)
         arguments = (self.u, self.delta, self.A, self.B, self.bias, starts, states, *self.sizes[:-1])
@@ -126,146 +125,36 @@ class _Scan:
         dA = self.new(*all_chunks, self.state, self.dim).zero_()
         carries = self.chunk_starts(grad)
         carries = torch.zeros_like(dA) if carries is None else carries
-        du, ddelta = (self.new(self.lanes, *grad.shape, dtype=x[0].dtype) for x in (self.u, self.delta))
+        du, ddelta = (self.new(self.directions, *grad.shape, dtype=x[0].dtype) for x in (self.u, self.delta))
         dgate = None if self.z is None else self.new(*grad.shape, dtype=self.z.dtype)
         dD, dbias = self.new(2, *all_chunks, self.dim)
         blocks = triton.cdiv(self.dim, BACKWARD["CHANNELS"])
-        dB, dC = self.new(2, blocks, self.lanes, self.batch, self.length, self.state)
+        dB, dC = self.new(2, blocks, self.directions, self.batch, self.length, self.state)
         inputs = (self.u, self.delta, self.A, self.B, self.C, self.D, self.bias, self.z, y, grad, states, carries)
         arguments = (*inputs, du, ddelta, dgate, dA, dB, dC, dD, dbias, *self.sizes)
         self.launch(gradients_kernel, BACKWARD, programs, arguments, **constants)
-        dA = dA.sum((1, 2)).transpose(1, 2).contiguous()  # (lanes, dim, state)
-        return dgate, du, ddelta, dA, dB.sum(0), dC.sum(0), dD.sum((1, 2)), dbias.sum((1, 2))
+        dA = dA.sum((1, 2)).transpose(1, 2).contiguous()  # (directions, dim, state)
+        return [dgate, du, ddelta, dA, dB.sum(0), dC.sum(0), dD.sum((1, 2)), dbias.sum((1, 2))]
 
 
-def _run(
-    u: list[Tensor],
-    delta: list[Tensor],
-    A: list[Tensor],
-    B: list[Tensor],
-    C: list[Tensor],
-    D: list[Tensor],
-    delta_bias: list[Tensor],
-    z: Tensor | None,
-    reverse: list[bool],
-    delta_softplus: bool,
-    chunk_length: int | None,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    with torch.cuda.device_of(u[0]):
-        return _Scan(u, delta, A, B, C, D, delta_bias, z, reverse, delta_softplus, chunk_length).forward(save)
+def scan(directions: Directions, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See [`scan_contract.Kernels`]. Takes fp32, fp16 and bf16."""
+    return _Inputs(*directions).scan(save)
 
 
-def _fake(u, delta, A, B, C, D, delta_bias, z, reverse, delta_softplus, chunk_length, save):
+def starts_shape(u: list[Tensor], A: list[Tensor]) -> tuple[int, ...]:
+    """Nothing is saved of a single chunk."""
     (batch, length, dim), state = u[0].shape, A[0].shape[1]
-    output = u[0].new_empty(batch, length, dim)
-    y, starts = u[0].new_empty(0, dtype=torch.float32), u[0].new_empty(0, dtype=torch.float32)
-    if save:
-        y = y if z is None else torch.empty_like(output)
-        chunks = triton.cdiv(length, chunk_length or _chunk_length(batch, length, dim, output.device))
-        starts = starts if chunks == 1 else starts.new_empty(len(u), batch, chunks, state, dim)
-    return output, starts.new_empty(len(u), batch, state, dim), y, starts
+    chunks = triton.cdiv(length, chunk_length(batch, length, dim, u[0].device))
+    return (0,) if chunks == 1 else (len(u), batch, chunks, state, dim)
 
 
-def _run_backward(
-    grad: Tensor,
-    y: Tensor,
-    starts: Tensor,
-    u: list[Tensor],
-    delta: list[Tensor],
-    A: list[Tensor],
-    B: list[Tensor],
-    C: list[Tensor],
-    D: list[Tensor],
-    delta_bias: list[Tensor],
-    z: Tensor | None,
-    reverse: list[bool],
-    delta_softplus: bool,
-    chunk_length: int | None,
-) -> list[Tensor]:
-    with torch.cuda.device_of(grad):
-        scan = _Scan(u, delta, A, B, C, D, delta_bias, z, reverse, delta_softplus, chunk_length)
-        grads = scan.backward(grad.contiguous(), y, starts if starts.numel() else None)
-    return [x for x in grads if x is not None]
+def scan_backward(grad: Tensor, y: Tensor, starts: Tensor, directions: Directions) -> list[Tensor | None]:
+    return _Inputs(*directions).differentiate(grad.contiguous(), y, starts if starts.numel() else None)
 
 
-def _fake_backward(grad, y, starts, u, delta, A, B, C, D, delta_bias, z, reverse, delta_softplus, chunk_length):
-    grads = [] if z is None else [z.new_empty(z.shape)]
-    grads += [x[0].new_empty(len(x), *x[0].shape) for x in (u, delta)]
-    return grads + [x[0].new_empty(len(x), *x[0].shape, dtype=torch.float32) for x in (A, B, C, D, delta_bias)]
-
-
-def _save_for_backward(ctx, inputs, output):
-    *tensors, z, ctx.reverse, ctx.delta_softplus, ctx.chunk_length, ctx.saved = inputs
-    ctx.set_materialize_grads(False)  # the states have none
-    ctx.save_for_backward(*output[2:], z, *(x for lanes in tensors for x in lanes))
-
-
-def _differentiate(ctx, grad, *_):
-    y, starts, z, *flat = ctx.saved_tensors
-    n = len(ctx.reverse)
-    if grad is None:
-        return *([None] * n for _ in range(len(flat) // n)), None, None, None, None, None
-    inputs = [flat[i : i + n] for i in range(0, len(flat), n)]
-    if not ctx.saved:  # it was traced without gradients, by torch.export, and is differentiated after all
-        *_, y, starts = _scan(*inputs, z, ctx.reverse, ctx.delta_softplus, ctx.chunk_length, True)
-    grads = _scan_backward(grad, y, starts, *inputs, z, ctx.reverse, ctx.delta_softplus, ctx.chunk_length)
-    dz = None if z is None else grads.pop(0)
-    grads = [[d.to(x.dtype) for d, x in zip(stacked, lanes)] for stacked, lanes in zip(grads, inputs)]
-    return *grads, dz, None, None, None, None
-
-
-_scan = custom_operator("selective_scan_triton", _run, _fake, _differentiate, _save_for_backward)
-_scan_backward = custom_operator("selective_scan_triton_backward", _run_backward, _fake_backward)
-
-
-def selective_scan_lanes(
-    u: list[Tensor],
-    delta: list[Tensor],
-    A: list[Tensor],
-    B: list[Tensor],
-    C: list[Tensor],
-    D: list[Tensor],
-    delta_bias: list[Tensor],
-    z: Tensor | None,
-    reverse: list[bool],
-    delta_softplus: bool,
-    chunk_length: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Differentiable sum of the scans of one or two lanes, times `silu(z)` if there is a z, and the lanes' last states.
-
-    Inputs are lists with one tensor a lane: u, delta `(batch, length, dim)`; A `(dim, state)`; B, C `(batch, length, state)`;
-    D, delta_bias `(dim,)`. `z`: `(batch, length, dim)`. Returns `(batch, length, dim)` in u's dtype and
-    `(lanes, batch, state, dim)` in fp32. `chunk_length`, a multiple of a tile's steps, is chosen by the card if not given.
-    """
-    tensors = (u, delta, A, B, C, D, delta_bias)
-    save = (
-        torch.is_grad_enabled()
-        and not torch.compiler.is_exporting()
-        and any(x.requires_grad for x in (z, *(x for lanes in tensors for x in lanes)) if x is not None)
-    )
-    output, last_states, _, _ = _scan(*tensors, z, reverse, delta_softplus, chunk_length, save)
-    return output, last_states
-
-
-@torch.no_grad()
-def continue_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    delta_bias: Tensor,
-    z: Tensor | None,
-    reverse: bool,
-    states: Tensor | None = None,
-    output: Tensor | None = None,
-    chunk_length: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """As [`selective_scan_torch.continue_scan`]; the output has u's dtype."""
-    with torch.cuda.device_of(u):
-        scan = _Scan([u], [delta], [A], [B], [C], [D], [delta_bias], None, [reverse], True, chunk_length)
-        y, states, _, _ = scan.forward(False, states)
+def continue_scan(directions: Directions, states: Tensor | None, output: Tensor | None) -> tuple[Tensor, Tensor]:
+    gate = directions.gate
+    y, states, _, _ = _Inputs(*directions._replace(gate=None)).scan(False, states)
     y = y if output is None else output.add_(y)
-    return y if z is None else y.mul_(torch.nn.functional.silu(z)), states
+    return y if gate is None else y.mul_(torch.nn.functional.silu(gate)), states

@@ -118,8 +118,8 @@ def _own_rows(sample, length, chunk, chunk_length, reverse):
 
 
 @triton.jit
-def _of_lane(pointers, lane):
-    return tl.where(lane == 0, pointers[0], pointers[1])
+def _of_direction(pointers, direction):
+    return tl.where(direction == 0, pointers[0], pointers[1])
 
 
 @triton.jit
@@ -188,14 +188,18 @@ def summaries_kernel(
     """What each chunk adds to a state that enters it, and the sum of its time steps, by which it decays that state.
 
     Adjoint: the same for the gradient of a state that enters the chunk at its end and leaves it at its start.
-    Grid: channels, chunks, lanes * batch.
+    Grid: channels, chunks, directions * batch.
     """
-    lane, sample = tl.program_id(2) // batch, tl.program_id(2) % batch
+    direction, sample = tl.program_id(2) // batch, tl.program_id(2) % batch
     channels, inside = _own_channels(dim, CHANNELS)
-    row, way, count = _own_rows(sample, length, tl.program_id(1), chunk_length, ((REVERSE >> lane) & 1) ^ ADJOINT)
-    u, delta, maps = _of_lane(u, lane), _of_lane(delta, lane), _of_lane(C if ADJOINT else B, lane)
-    A = _load_A(_of_lane(A, lane), channels, inside, STATE)
-    bias = tl.load(_of_lane(bias, lane) + channels, inside, other=0.0)
+    row, way, count = _own_rows(sample, length, tl.program_id(1), chunk_length, ((REVERSE >> direction) & 1) ^ ADJOINT)
+    u, delta, maps = (
+        _of_direction(u, direction),
+        _of_direction(delta, direction),
+        _of_direction(C if ADJOINT else B, direction),
+    )
+    A = _load_A(_of_direction(A, direction), channels, inside, STATE)
+    bias = tl.load(_of_direction(bias, direction) + channels, inside, other=0.0)
     state = _load_states(None, 0, dim, channels, inside, STATE)
     total = tl.zeros_like(bias)
     step = tl.arange(0, STEPS)
@@ -231,14 +235,14 @@ def join_kernel(
 ):  # fmt: skip
     """The state that enters each chunk: `starts`, shaped as `gains`. A step is a chunk here.
 
-    Grid: channels, state, lanes * batch.
+    Grid: channels, state, directions * batch.
     """
-    lane, n = tl.program_id(2) // batch, tl.program_id(1)
+    direction, n = tl.program_id(2) // batch, tl.program_id(1)
     channels, inside = _own_channels(dim, CHANNELS)
-    reverse = (REVERSE >> lane) & 1
+    reverse = (REVERSE >> direction) & 1
     way = 1 - 2 * reverse
     chunk = tl.program_id(2).to(tl.int64) * chunks + reverse * (chunks - 1)
-    A = tl.load(_of_lane(A, lane) + channels * STATE + n, inside, other=0.0) * LOG2_E
+    A = tl.load(_of_direction(A, direction) + channels * STATE + n, inside, other=0.0) * LOG2_E
     state = tl.zeros_like(A)
     tl.store(starts + (chunk * STATE + n) * dim + channels, state, inside)
     step = tl.arange(0, STEPS)
@@ -256,55 +260,55 @@ def join_kernel(
 def outputs_kernel(
     u, delta, A, B, C, D, bias, gate, starts, y, output, last_states,
     batch, length, chunk_length, dim, map_stride, gate_stride,
-    LANES: tl.constexpr, REVERSE: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, STATE: tl.constexpr,
+    DIRECTIONS: tl.constexpr, REVERSE: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, STATE: tl.constexpr,
     STEPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Sum of the lanes' outputs, before the gate (`y`, if it is there) and after it. Grid: channels, chunks, batch.
+    """Sum of the directions' outputs, before the gate (`y`, if it is there) and after it. Grid: channels, chunks, batch.
 
-    A second lane adds to what the first one has stored.
+    A second direction adds to what the first one has stored.
     """
     chunk, sample = tl.program_id(1), tl.program_id(2)
     channels, inside = _own_channels(dim, CHANNELS)
     step = tl.arange(0, STEPS)
     sums = output if y is None else y
-    for lane in range(LANES):
-        reverse = (REVERSE >> lane) & 1
+    for direction in range(DIRECTIONS):
+        reverse = (REVERSE >> direction) & 1
         row, way, count = _own_rows(sample, length, chunk, chunk_length, reverse)
-        u_lane, delta_lane = _of_lane(u, lane), _of_lane(delta, lane)
-        B_lane, C_lane = _of_lane(B, lane), _of_lane(C, lane)
-        A_lane = _load_A(_of_lane(A, lane), channels, inside, STATE)
-        bias_lane = tl.load(_of_lane(bias, lane) + channels, inside, other=0.0)
-        D_lane = tl.load(_of_lane(D, lane) + channels, inside, other=0.0)
-        own = (lane * batch + sample).to(tl.int64)
+        u_, delta_ = _of_direction(u, direction), _of_direction(delta, direction)
+        B_, C_ = _of_direction(B, direction), _of_direction(C, direction)
+        A_ = _load_A(_of_direction(A, direction), channels, inside, STATE)
+        bias_ = tl.load(_of_direction(bias, direction) + channels, inside, other=0.0)
+        D_ = tl.load(_of_direction(D, direction) + channels, inside, other=0.0)
+        own = (direction * batch + sample).to(tl.int64)
         state = _load_states(starts, own * tl.num_programs(1) + chunk, dim, channels, inside, STATE)
         for tile in range(0, count, STEPS):
             valid = tile + step < count
             mask = valid[:, None] & inside[None, :]
-            _, dt = _time_step(_load(delta_lane + row * dim, way * step, dim, channels, mask), bias_lane, mask, SOFTPLUS)
-            x = _load(u_lane + row * dim, way * step, dim, channels, mask)
+            _, dt = _time_step(_load(delta_ + row * dim, way * step, dim, channels, mask), bias_, mask, SOFTPLUS)
+            x = _load(u_ + row * dim, way * step, dim, channels, mask)
             drive = dt * x
-            total = D_lane[None, :] * x
-            total += _load(sums + row * dim, way * step, dim, channels, mask & (lane > 0))
-            B_columns = _columns(B_lane + row * map_stride, way * step, map_stride, valid, STATE, PACKED)
-            C_columns = _columns(C_lane + row * map_stride, way * step, map_stride, valid, STATE, PACKED)
+            total = D_[None, :] * x
+            total += _load(sums + row * dim, way * step, dim, channels, mask & (direction > 0))
+            B_columns = _columns(B_ + row * map_stride, way * step, map_stride, valid, STATE, PACKED)
+            C_columns = _columns(C_ + row * map_stride, way * step, map_stride, valid, STATE, PACKED)
             new = ()
             for n in tl.static_range(STATE):
-                hidden, _ = _hidden(state[n], tl.exp2(dt * A_lane[n][None, :]), drive * B_columns[n], step)
+                hidden, _ = _hidden(state[n], tl.exp2(dt * A_[n][None, :]), drive * B_columns[n], step)
                 total += hidden * C_columns[n]
                 new += (tl.reduce(hidden, 0, _second),)
             state = new
             if y is not None:
                 _store(y + row * dim, way * step, dim, channels, mask, total)
             if gate is not None:
-                z = _load(gate + row * gate_stride, way * step, gate_stride, channels, mask & (lane == LANES - 1))
-                total *= tl.where(lane == LANES - 1, z * sigmoid(z), 1.0)
+                z = _load(gate + row * gate_stride, way * step, gate_stride, channels, mask & (direction == DIRECTIONS - 1))
+                total *= tl.where(direction == DIRECTIONS - 1, z * sigmoid(z), 1.0)
             if y is not None:
-                mask &= lane == LANES - 1
+                mask &= direction == DIRECTIONS - 1
             _store(output + row * dim, way * step, dim, channels, mask, total)
             row += way * STEPS
         if chunk == (1 - reverse) * (tl.num_programs(1) - 1):
             _store_states(last_states + own * STATE * dim, dim, channels, inside, state, STATE)
-        tl.debug_barrier()  # the second lane reads what the first one stored
+        tl.debug_barrier()  # the second direction reads what the first one stored
 
 
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)
@@ -313,16 +317,16 @@ def tile_states_kernel(
     REVERSE: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, STATE: tl.constexpr,
     STEPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """The state before every tile: `(lanes, batch, chunks, tiles of a chunk, state, dim)`.
+    """The state before every tile: `(directions, batch, chunks, tiles of a chunk, state, dim)`.
 
-    Grid: channels, chunks, lanes * batch.
+    Grid: channels, chunks, directions * batch.
     """
-    lane, sample = tl.program_id(2) // batch, tl.program_id(2) % batch
+    direction, sample = tl.program_id(2) // batch, tl.program_id(2) % batch
     channels, inside = _own_channels(dim, CHANNELS)
-    row, way, count = _own_rows(sample, length, tl.program_id(1), chunk_length, (REVERSE >> lane) & 1)
-    u, delta, B = _of_lane(u, lane), _of_lane(delta, lane), _of_lane(B, lane)
-    A = _load_A(_of_lane(A, lane), channels, inside, STATE)
-    bias = tl.load(_of_lane(bias, lane) + channels, inside, other=0.0)
+    row, way, count = _own_rows(sample, length, tl.program_id(1), chunk_length, (REVERSE >> direction) & 1)
+    u, delta, B = _of_direction(u, direction), _of_direction(delta, direction), _of_direction(B, direction)
+    A = _load_A(_of_direction(A, direction), channels, inside, STATE)
+    bias = tl.load(_of_direction(bias, direction) + channels, inside, other=0.0)
     chunk = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
     state = _load_states(starts, chunk, dim, channels, inside, STATE)
     states += chunk * (chunk_length // STEPS) * STATE * dim
@@ -351,23 +355,28 @@ def gradients_kernel(
     STEPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """All gradients: of A, D and the bias for each chunk, of B and C for each block of channels. Grid: channels, chunks,
-    lanes * batch.
+    directions * batch.
 
-    `du`, `ddelta`: `(lanes, batch, length, dim)`; `dB`, `dC`: `(blocks, lanes, batch, length, state)`; `dA`, zero before, and
-    `carries`, the gradients of the states that leave the chunks: `(lanes, batch, chunks, state, dim)`; `dD`, `dbias`:
-    `(lanes, batch, chunks, dim)`. What a state needs from tile to tile is kept in memory, not in registers: 16 states would
-    take more of these than a thread has.
+    `du`, `ddelta`: `(directions, batch, length, dim)`; `dB`, `dC`: `(blocks, directions, batch, length, state)`; `dA`, zero
+    before, and `carries`, the gradients of the states that leave the chunks: `(directions, batch, chunks, state, dim)`; `dD`,
+    `dbias`: `(directions, batch, chunks, dim)`. What a state needs from tile to tile is kept in memory, not in registers: 16
+    states would take more of these than a thread has.
     """
-    lane, sample = tl.program_id(2) // batch, tl.program_id(2) % batch
+    direction, sample = tl.program_id(2) // batch, tl.program_id(2) % batch
     channels, inside = _own_channels(dim, CHANNELS)
-    row, way, count = _own_rows(sample, length, tl.program_id(1), chunk_length, (REVERSE >> lane) & 1)
-    lane_rows = lane.to(tl.int64) * batch * length
-    block_rows = tl.program_id(0).to(tl.int64) * (tl.num_programs(2) * length) + lane_rows
+    row, way, count = _own_rows(sample, length, tl.program_id(1), chunk_length, (REVERSE >> direction) & 1)
+    direction_rows = direction.to(tl.int64) * batch * length
+    block_rows = tl.program_id(0).to(tl.int64) * (tl.num_programs(2) * length) + direction_rows
     chunk = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    u, delta, B, C = _of_lane(u, lane), _of_lane(delta, lane), _of_lane(B, lane), _of_lane(C, lane)
-    A = _of_lane(A, lane) + channels * STATE
-    bias = tl.load(_of_lane(bias, lane) + channels, inside, other=0.0)
-    D = tl.load(_of_lane(D, lane) + channels, inside, other=0.0)
+    u, delta, B, C = (
+        _of_direction(u, direction),
+        _of_direction(delta, direction),
+        _of_direction(B, direction),
+        _of_direction(C, direction),
+    )
+    A = _of_direction(A, direction) + channels * STATE
+    bias = tl.load(_of_direction(bias, direction) + channels, inside, other=0.0)
+    D = tl.load(_of_direction(D, direction) + channels, inside, other=0.0)
     carries += chunk * STATE * dim + channels
     dA += chunk * STATE * dim + channels
     dD_sum, dbias_sum = tl.zeros_like(bias), tl.zeros_like(bias)
@@ -410,10 +419,10 @@ def gradients_kernel(
         dstep = tl.where(mask, dstep, 0.0)
         dbias_sum += tl.sum(dstep, 0)
         dD_sum += tl.sum(dy * x, 0)
-        _store(ddelta + (lane_rows + row) * dim, hops, dim, channels, mask, dstep)
-        _store(du + (lane_rows + row) * dim, hops, dim, channels, mask, ddrive * dt + dy * D[None, :])
+        _store(ddelta + (direction_rows + row) * dim, hops, dim, channels, mask, dstep)
+        _store(du + (direction_rows + row) * dim, hops, dim, channels, mask, ddrive * dt + dy * D[None, :])
         if gate is not None:  # noqa: SIM102 (known when compiled, the other when run)
-            if lane == 0:
+            if direction == 0:
                 z = _load(gate + row * gate_stride, hops, gate_stride, channels, mask)
                 s = sigmoid(z)
                 dz = _load(y + row * dim, hops, dim, channels, mask) * s * (1 + z * (1 - s))

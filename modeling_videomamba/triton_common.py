@@ -15,10 +15,10 @@ def sigmoid(x):  # noqa: ANN201
     return 1.0 / (1.0 + tl.exp2(-x * 1.4426950408889634))
 
 
-def pair(lanes: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:
-    """The tensors of one lane or two as a kernel takes them: always two."""
-    return (lanes[0], lanes[-1]) if lanes else (None, None)
+def pair(tensors: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    """The tensors of one direction or two as a kernel takes them: always two."""
+    return (tensors[0], tensors[-1]) if tensors else (None, None)
 
 
 def bit_mask(flags: list[bool]) -> int:
-    return sum(flag << lane for lane, flag in enumerate(flags))
+    return sum(flag << i for i, flag in enumerate(flags))

@@ -24,14 +24,14 @@ def earlier():
 @pytest.fixture
 def scan():
     """Outputs and gradients of the package's scan."""
-    backend = importlib.import_module("modeling_videomamba.selective_scan_torch")
+    operators = importlib.import_module("modeling_videomamba.scan_operators")
 
     def run() -> list[torch.Tensor]:
         torch.manual_seed(0)
         shapes = (2, 9, 4), (2, 9, 4), (4, 3), (2, 9, 3), (2, 9, 3), (4,), (4,)
-        lane = [(-torch.rand(shape)).requires_grad_() for shape in shapes]
-        y = backend.selective_scan_lanes(*([x] for x in lane), None, [False], True)[0]
-        return [y.detach(), *torch.autograd.grad(y.sum(), lane)]
+        direction = [(-torch.rand(shape)).requires_grad_() for shape in shapes]
+        y, _ = operators.scan([[x] for x in direction], None, [False], True, False, "auto")
+        return [y.detach(), *torch.autograd.grad(y.sum(), direction)]
 
     return run
 

@@ -41,7 +41,7 @@ np.save("logits.npy", logits)
 WITHOUT_THE_MODEL = """
 import numpy as np
 import torch
-import modeling_videomamba.selective_scan_torch
+import modeling_videomamba
 program = torch.export.load("model.pt2").module()
 np.save("logits.npy", program(torch.from_numpy(np.load("clips.npy"))).logits.detach())
 """

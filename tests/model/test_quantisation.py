@@ -139,7 +139,7 @@ class TestWhatIsAttachedToALayer:
     @pytest.mark.parametrize("chunk_size", [None, 8])
     def test_is_called(self, model, pixel_values, on_amd, attach, chunk_size):
         for layer in model.videomamba.layers:
-            layer.mixer.chunk_size = chunk_size
+            layer.mixer.segment_length = chunk_size
         plain, layer = model(pixel_values).logits, model.videomamba.layers[0].mixer.in_proj
         layer.weight.mul_(2)
         expected = model(pixel_values).logits

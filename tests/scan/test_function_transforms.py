@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
 
 from modeling_videomamba import VideoMambaForVideoClassification, selective_scan
-from modeling_videomamba.scan_implementations import choose_scan_implementation, why_not_importable
+from modeling_videomamba.scan_backends import choose_backend, why_not_loadable
 from tests.conftest import small_config
 
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(
-    params=["torch", pytest.param("numba", marks=pytest.mark.skipif(bool(why_not_importable("numba")), reason="no Numba"))]
+    params=["torch", pytest.param("numba", marks=pytest.mark.skipif(bool(why_not_loadable("numba")), reason="no Numba"))]
 )
 def implementation(request):
     return request.param
@@ -78,7 +78,7 @@ class TestModel:
     @pytest.mark.parametrize("grad_enabled", [True, False])
     @pytest.mark.parametrize("chunk_size", ["auto", 8])
     def test_map_over_inputs(self, model, pixel_values, grad_enabled, chunk_size):
-        model.videomamba.layers[0].mixer.chunk_size = chunk_size
+        model.videomamba.layers[0].mixer.segment_length = chunk_size
         with torch.set_grad_enabled(grad_enabled):
             logits = vmap(lambda clip: model(clip[None]).logits[0])(pixel_values)
             torch.testing.assert_close(logits, model(pixel_values).logits)
@@ -145,7 +145,7 @@ class TestRefused:
 
     def test_kernels_of_other_libraries(self):
         def call(x):
-            choose_scan_implementation("mamba_ssm", "cuda")
+            choose_backend("mamba_ssm", "cuda")
             return x
 
         with pytest.raises(RuntimeError, match=r"'mamba_ssm' cannot run: .*torch.func"):

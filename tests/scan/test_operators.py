@@ -18,17 +18,10 @@ from tests.conftest import small_config, small_video_text_config
 
 PACKAGE = Path(operators.__file__).parent
 TWICE = {  # changes that double what the scan returns, and its gradients
-    "selective_scan_torch.py": [
-        ("        return scan_forward(", "        y, *states = scan_forward("),
-        (
-            "delta_softplus, save_states)\n\n\ndef _fake(",
-            "delta_softplus, save_states)\n    return 2 * y, *states\n\n\ndef _fake(",
-        ),
-        ("grads = scan_backward(dy, states", "grads = scan_backward(2 * dy, states"),
-    ],
-    "selective_scan_numba.py": [
-        ("return output.contiguous(), states", "return 2 * output.contiguous(), states"),
-        (".backward(grad, y, saved)\n    return", ".backward(2 * grad, y, saved)\n    return"),
+    "scan_operators.py": [
+        ("return load(backend).scan(Dir", "return _twice(load(backend).scan)(Dir"),
+        ("# The scan\n", "def _twice(f):\n    return lambda *args: (lambda y, *rest: (2 * y, *rest))(*f(*args))\n"),
+        ("scan_backward(grad, y, starts, directions)", "scan_backward(2 * grad, y, starts, directions)"),
     ],
 }
 
@@ -44,7 +37,7 @@ def double(folder: Path) -> None:
 
 @pytest.fixture
 def copy_of(tmp_path, monkeypatch):
-    """Imports a copy of the code under another name, and returns its `selective_scan`."""
+    """Imports a copy of the code under another name, and returns its `scan_operators`."""
 
     def import_copy(name: str, change=lambda folder: None, package: str | None = None) -> types.ModuleType:
         folder = tmp_path / name
@@ -55,7 +48,7 @@ def copy_of(tmp_path, monkeypatch):
         for known in [key for key in sys.modules if key.split(".")[0] == module.__name__]:
             monkeypatch.delitem(sys.modules, known)
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        return importlib.import_module(f"{module.__name__}.selective_scan_torch")
+        return importlib.import_module(f"{module.__name__}.scan_operators")
 
     return import_copy
 
@@ -65,24 +58,24 @@ def namespace(scan: types.ModuleType) -> str:
 
 
 @pytest.fixture
-def lane():
+def direction():
     torch.manual_seed(0)
     shapes = {"u": (2, 9, 4), "delta": (2, 9, 4), "A": (4, 3), "B": (2, 9, 3), "C": (2, 9, 3), "D": (4,), "delta_bias": (4,)}
     return [(-torch.rand(shape) if name == "A" else torch.randn(shape)).requires_grad_() for name, shape in shapes.items()]
 
 
-def scanned(scan, lane):
+def scanned(scan, direction):
     """Outputs and gradients, in eager, compiled and exported."""
 
     class Scan(torch.nn.Module):
-        def forward(self, *lane):
-            return scan.selective_scan_lanes(*([x] for x in lane), None, [False], True)[0]
+        def forward(self, *direction):
+            return scan.scan([[x] for x in direction], None, [False], True, False, "torch")[0]
 
     compiled = torch.compile(Scan(), fullgraph=True, backend="aot_eager")
     results = []
-    for run in (Scan(), compiled, torch.export.export(Scan(), tuple(lane)).module()):
-        y = run(*lane)
-        results.append([y, *torch.autograd.grad(y.square().sum(), lane)])
+    for run in (Scan(), compiled, torch.export.export(Scan(), tuple(direction)).module()):
+        y = run(*direction)
+        results.append([y, *torch.autograd.grad(y.square().sum(), direction)])
     for other in results[1:]:
         torch.testing.assert_close(other, results[0])
     return results[0]
@@ -109,17 +102,17 @@ def test_the_package_can_be_imported_again(monkeypatch):
 
 
 class TestCopies:
-    def test_of_another_version_keep_to_themselves_whoever_comes_first(self, copy_of, lane):
-        here = importlib.import_module("modeling_videomamba.selective_scan_torch")
-        expected = scanned(here, lane)
+    def test_of_another_version_keep_to_themselves_whoever_comes_first(self, copy_of, direction):
+        here = importlib.import_module("modeling_videomamba.scan_operators")
+        expected = scanned(here, direction)
         other = copy_of("changed", double)
         twice = [2 * expected[0], *(4 * grad for grad in expected[1:])]
-        torch.testing.assert_close(scanned(other, lane), twice)
-        torch.testing.assert_close(scanned(here, lane), expected)
-        torch.testing.assert_close(scanned(other, lane), twice)
+        torch.testing.assert_close(scanned(other, direction), twice)
+        torch.testing.assert_close(scanned(here, direction), expected)
+        torch.testing.assert_close(scanned(other, direction), twice)
         equal = copy_of("equal")
-        torch.testing.assert_close(scanned(equal, lane), expected)
-        torch.testing.assert_close(scanned(other, lane), twice)
+        torch.testing.assert_close(scanned(equal, direction), expected)
+        torch.testing.assert_close(scanned(other, direction), twice)
         assert len({namespace(scan) for scan in (here, other, equal)}) == 3
 
     def test_that_are_equal_share_one_registration(self, copy_of):
@@ -128,13 +121,13 @@ class TestCopies:
         assert namespace(first).startswith("modeling_videomamba_")
 
     def test_only_the_installed_package_has_the_name_that_saved_programs_know(self, copy_of):
-        scan = importlib.import_module("modeling_videomamba.selective_scan_torch")
+        scan = importlib.import_module("modeling_videomamba.scan_operators")
         assert scan.scan_operator.overload is torch.ops.modeling_videomamba.selective_scan.default
         assert namespace(copy_of("vendored")) != "modeling_videomamba"
 
     def test_the_package_again(self, copy_of):
         """As after a reload: unchanged, it finds its operators; changed, it gets new ones, and the old ones stay."""
-        before = importlib.import_module("modeling_videomamba.selective_scan_torch")
+        before = importlib.import_module("modeling_videomamba.scan_operators")
         assert copy_of("unchanged", package="modeling_videomamba").scan_operator is before.scan_operator
         changed = copy_of("edited", double, package="modeling_videomamba")
         assert namespace(changed) != "modeling_videomamba"
