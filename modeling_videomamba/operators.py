@@ -1,8 +1,8 @@
 """The custom operators of the scan and of the convolutions, registered once for each version of the code.
 
-PyTorch knows an operator by its name alone, and `torch.library.custom_op` lets whoever registers last take a name away from an
-earlier owner. A process can hold many copies of this code: transformers imports it anew for every checkpoint that it loads as
-remote code, perhaps beside the installed package. So each version registers under names of its own:
+PyTorch knows an operator by its name alone, and a process can hold many copies of this code: transformers imports it anew for
+every checkpoint that it loads as remote code, perhaps beside the installed package. So each version registers under names of
+its own:
 
 - The installed package, `modeling_videomamba`, has the namespace of that name: programs of `torch.export` that were saved
   name its operators.
@@ -89,15 +89,14 @@ def custom_operator(
     fake: Callable,
     backward: Callable | None = None,
     setup_context: Callable | None = None,
-    device_types: str | None = None,
 ) -> Operator:
     """`forward` as a custom operator, or the operator that an equal copy of this code has made of it.
 
     Args:
-        forward: annotated as [`torch.library.custom_op`] wants it; returns a list or a tuple of tensors, changes none.
+        forward: annotated as [`torch.library.custom_op`] wants it; returns a list or a tuple of tensors, none of them an
+            input or a view of one, and changes none.
         fake: see `register_fake` there.
         backward, setup_context: see `register_autograd` there; without them a derivative is an error.
-        device_types: if it runs on tensors of one type of device only.
     """
     backward = backward or _refuse_derivatives
     with _PROCESS.lock:
@@ -108,16 +107,16 @@ def custom_operator(
             digest, operator, _ = _PROCESS.owners[qualified_name]
             if digest == DIGEST:
                 return operator
-        definition = torch.library.custom_op(qualified_name, forward, mutates_args=(), device_types=device_types)
-        definition.register_fake(fake)
-        definition.register_autograd(backward, setup_context=setup_context)
+        # Not `torch.library.custom_op`, which lets names be taken away, and looks for views at every call.
         library = torch.library.Library(namespace, "FRAGMENT")
+        library.define(name + torch.library.infer_schema(forward, mutates_args=()), tags=(torch.Tag.pt2_compliant_tag,))
+        library.impl(name, forward, "CompositeExplicitAutograd")
         library.impl(name, _refuse_batches, "Batched")
-        # PyTorch takes names away from those that are listed here only; from others, it refuses to.
-        torch._library.custom_ops.OPDEF_TO_LIB.pop(qualified_name, None)
+        torch.library.register_fake(qualified_name, fake, lib=library)
+        torch.library.register_autograd(qualified_name, backward, setup_context=setup_context, lib=library)
         overload = getattr(getattr(torch.ops, namespace), name).default
         operator = Operator(overload, backward, setup_context)
-        _PROCESS.owners[qualified_name] = DIGEST, operator, (definition, library)  # what goes if nobody keeps it
+        _PROCESS.owners[qualified_name] = DIGEST, operator, library  # which goes if nobody keeps it
         return operator
 
 
