@@ -72,9 +72,10 @@ class Operator:
             return self.overload(*args)
         leaves = [leaf for x in args for leaf in (x if isinstance(x, list) else [x])]
         is_differentiated = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in leaves)
-        if is_differentiated or is_transformed():
+        transformed = is_transformed()
+        if is_differentiated or transformed:
             structure = tuple(len(x) if isinstance(x, list) else None for x in args)
-            outputs = _Differentiable.apply(self, structure, *leaves)
+            outputs = (_Transformed if transformed else _Differentiated).apply(self, structure, *leaves)
             return list(outputs) if self.returns_list else outputs
         return self.without_autograd(*args)
 
@@ -142,18 +143,15 @@ def _refuse_batches(*args) -> None:
     )
 
 
-class _Differentiable(torch.autograd.Function):
+class _Differentiated(torch.autograd.Function):
     """An [`Operator`] with its lists spelt out. `structure`: for each argument the length of the list, `None` for no list."""
 
     @staticmethod
-    def forward(operator, structure, *leaves):
-        return tuple(operator.without_autograd(*_arguments(structure, leaves)))
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.operator, ctx.structure, *leaves = inputs
-        if ctx.operator.setup_context is not None:
-            ctx.operator.setup_context(ctx, _arguments(ctx.structure, leaves), output)
+    def forward(ctx, operator, structure, *leaves):
+        args = _arguments(structure, leaves)
+        outputs = tuple(operator.without_autograd(*args))
+        _keep(ctx, operator, structure, args, outputs)
+        return outputs
 
     @staticmethod
     def backward(ctx, *grads):
@@ -162,6 +160,19 @@ class _Differentiable(torch.autograd.Function):
         for grad, length in zip(grads, ctx.structure):
             flat += [grad] if length is None else [None] * length if grad is None else grad
         return None, None, *flat
+
+
+class _Transformed(_Differentiated):
+    """As the transforms of `torch.func` want it, which takes longer."""
+
+    @staticmethod
+    def forward(operator, structure, *leaves):
+        return tuple(operator.without_autograd(*_arguments(structure, leaves)))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        operator, structure, *leaves = inputs
+        _keep(ctx, operator, structure, _arguments(structure, leaves), output)
 
     @staticmethod
     def jvp(ctx, *tangents):
@@ -173,9 +184,15 @@ class _Differentiable(torch.autograd.Function):
         outputs = []
         for i in range(info.batch_size):
             own = [x if dim is None else x.select(dim, i) for x, dim in zip(leaves, in_dims[2:])]
-            outputs.append(_Differentiable.apply(operator, structure, *own))
+            outputs.append(_Transformed.apply(operator, structure, *own))
         outputs = tuple(map(torch.stack, zip(*outputs)))
         return outputs, (0,) * len(outputs)
+
+
+def _keep(ctx, operator: Operator, structure: tuple, args: list, outputs: tuple[Tensor, ...]) -> None:
+    ctx.operator, ctx.structure = operator, structure
+    if operator.setup_context is not None:
+        operator.setup_context(ctx, args, outputs)
 
 
 def _arguments(structure: Sequence[int | None], leaves: Iterable) -> list:
