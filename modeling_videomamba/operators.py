@@ -39,6 +39,7 @@ SOURCES = (
     "numba_common.py",
     "numba_vectors.py",
     "operators.py",
+    "precision.py",
     "scan_backends.py",
     "scan_contract.py",
     "scan_operators.py",

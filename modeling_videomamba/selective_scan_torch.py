@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import at_least_fp32
 from .scan_contract import Directions
 
 
@@ -92,7 +93,7 @@ class _Chunks:
         self.directions, self.reverse, self.delta_softplus = len(u), reverse, delta_softplus
         self.batch, self.length, self.dim = u[0].shape
         self.state = A[0].shape[1]
-        self.dtype = torch.promote_types(u[0].dtype, torch.float32)
+        self.dtype = at_least_fp32(u[0].dtype)
         self.num_chunks = -(-self.length // STEPS_PER_CHUNK)
         self.u, self.delta = u, delta
         self.A = torch.stack([a.to(self.dtype).t() for a in A])[:, None, None]  # (directions, 1, 1, state, dim)
@@ -191,7 +192,7 @@ def starts_shape(u: list[Tensor], A: list[Tensor]) -> tuple[int, ...]:
 
 def _outputs(u: list[Tensor], A: list[Tensor], save: bool) -> tuple[Tensor, Tensor, Tensor]:
     (batch, _, dim), state = u[0].shape, A[0].shape[1]
-    options = {"dtype": torch.promote_types(u[0].dtype, torch.float32)}
+    options = {"dtype": at_least_fp32(u[0].dtype)}
     y, last_states = u[0].new_zeros(u[0].shape, **options), u[0].new_zeros(len(u), batch, state, dim, **options)
     return y, last_states, u[0].new_empty(starts_shape(u, A) if save else 0, **options)
 
@@ -317,7 +318,7 @@ def _differentiate_samples(
 
 def continue_scan(directions: Directions, states: Tensor | None, output: Tensor | None) -> tuple[Tensor, Tensor]:
     u, delta, A, B, C, D, delta_bias, gate, reverse, delta_softplus = directions
-    dtype = torch.promote_types(u[0].dtype, torch.float32)
+    dtype = at_least_fp32(u[0].dtype)
     states = u[0].new_zeros(1, len(u[0]), *A[0].shape[::-1], dtype=dtype) if states is None else states
     y = torch.zeros_like(u[0], dtype=dtype) if output is None else output
     for group in _sample_groups(u[0], A[0]):
