@@ -543,7 +543,11 @@ class TestConfusionMatrix:
         figure = draw_confusion_matrix([0, 0, 2, 2, 2], [0, 2, 2, 2, 2], ["run", "never seen", "jump"])
         [axes] = figure.axes
         assert [label.get_text() for label in axes.get_yticklabels()] == ["run", "jump"]
-        assert {text.get_position(): text.get_text() for text in axes.texts} == {(0, 0): "1", (1, 0): "1", (1, 1): "3"}
+        assert {text.get_position(): text.get_text() for text in axes.texts} == {
+            (0, 0): "50%\n1",
+            (1, 0): "50%\n1",
+            (1, 1): "100%\n3",
+        }
         assert axes.get_title() == "4 of 5 videos right"
 
     @pytest.mark.parametrize("num_classes", [2, 40])
