@@ -1,11 +1,15 @@
 """The model behaves as transformers expects of any model, and says clearly what it cannot take."""
 
 import copy
+import json
+import logging
+import re
 import shutil
 
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForPreTraining,
@@ -20,9 +24,12 @@ from modeling_videomamba import (
     VideoMambaForVideoClassification,
     VideoMambaForVideoTextRetrieval,
     VideoMambaModel,
+    VideoMambaVideoTextConfig,
 )
+from modeling_videomamba.configuration_videomamba import NAMES_ELSEWHERE
 from modeling_videomamba.modeling_videomamba import VideoMambaLayer, select_hidden_states
 from tests.conftest import small_config, small_video_text_config
+from tests.rows import all_rows
 
 
 @pytest.fixture
@@ -86,6 +93,78 @@ class TestConfig:
     def test_unknown_scan_implementation(self):
         with pytest.raises(Exception, match="'scan_implementation' expected one of .* got cudnn"):
             small_config(scan_implementation="cudnn")
+
+
+class TestUnknownFields:
+    def test_a_name_leads_to_the_fields_that_may_be_meant(self):
+        def check(name: str, expected: str | None) -> None:
+            message = f"A VideoMambaConfig has no field {name}."
+            message += f" Did you mean {expected}?" if expected else ""
+            with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+                VideoMambaConfig(**{name: 64})
+
+        rows = [("depth", "num_hidden_layers"), ("embed_dim", "hidden_size"), ("num_frame", "num_frames"), ("foo", None)]
+        rows += [("num_classes", "num_labels"), ("stride", "patch_stride"), ("push_to_hub", None)]
+        all_rows(check, rows)
+        assert NAMES_ELSEWHERE.keys().isdisjoint(VideoMambaConfig.names())
+        assert set(NAMES_ELSEWHERE.values()) <= VideoMambaConfig.names() | {"num_labels"}
+        with pytest.raises(ValueError, match=r"no field projection\. Did you mean projection_dim\?"):
+            VideoMambaVideoTextConfig(projection=64)
+        with pytest.raises(ValueError, match=r"A VideoMambaConfig has no field depth\."):
+            VideoMambaVideoTextConfig(vision_config={"depth": 4})
+
+    def test_what_transformers_passes_or_saves_is_taken(self):
+        """Fields of every configuration, old and new, and of generation."""
+        names = """architectures attn_implementation auto_map bos_token_id custom_pipelines dtype
+        finetuning_task is_decoder max_length num_beams output_hidden_states pad_token_id
+        quantization_config return_dict task_specific_params tokenizer_class torch_dtype torchscript
+        transformers_version use_cache _commit_hash _name_or_path _anything_private"""
+        for config_class in (VideoMambaConfig, VideoMambaVideoTextConfig):
+            config_class(**dict.fromkeys(names.split()), id2label={0: "a", 1: "b"}, label2id={"a": 0, "b": 1}, num_labels=2)
+            config = config_class(problem_type="regression", num_labels=1, model_type=config_class.model_type)
+            assert config_class(**config.to_dict()).to_dict() == config.to_dict()
+            assert config_class(**config.to_diff_dict()).to_dict() == config.to_dict()
+
+    def test_of_a_file_they_are_a_warning(self, tmp_path, caplog, monkeypatch):
+        """A newer version may have written it. Fields that are unknown stay with the configuration."""
+        monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+        fields = small_video_text_config().to_dict()
+        fields["vision_config"]["kernel_size"] = 3
+        (tmp_path / "config.json").write_text(json.dumps(fields | {"written_later": 4}))
+        for load in (VideoMambaVideoTextConfig.from_pretrained, AutoConfig.from_pretrained):
+            config = load(tmp_path)
+            assert (config.vision_config.kernel_size, config.written_later) == (3, 4)
+            assert (config.vision_config.tubelet_size, config.vision_config.hidden_size) == (1, 32)
+        assert VideoMambaVideoTextConfig.from_json_file(tmp_path / "config.json").written_later == 4
+        assert [record.message for record in caplog.records] == [
+            "A VideoMambaConfig has no field kernel_size. Did you mean tubelet_size? What the configuration says there has no "
+            "effect.",
+            "A VideoMambaVideoTextConfig has no field written_later. What the configuration says there has no effect.",
+        ]
+
+    def test_what_a_caller_of_from_pretrained_passes(self, tmp_path):
+        VideoMambaModel(small_config()).save_pretrained(tmp_path)
+        assert VideoMambaConfig.from_pretrained(tmp_path, drop_path_rate=0.5, revision="main").drop_path_rate == 0.5
+        assert VideoMambaConfig.from_pretrained(tmp_path, depth=4, return_unused_kwargs=True)[1] == {"depth": 4}
+        assert AutoConfig.from_pretrained(tmp_path, model_max_length=4).hidden_size == 32  # of a tokenizer
+        with pytest.raises(ValueError, match=r"no field depth\. Did you mean num_hidden_layers\?"):
+            VideoMambaConfig.from_pretrained(tmp_path, depth=4)
+        with pytest.raises(TypeError, match="depth"):
+            VideoMambaModel.from_pretrained(tmp_path, depth=4)
+
+    def test_a_subclass_has_fields_of_its_own(self):
+        class Annotated(VideoMambaConfig):
+            temperature_of_mine: float = 1.0
+
+        class Written(VideoMambaConfig):
+            def __init__(self, of_mine=1, **kwargs):
+                self.of_mine = of_mine
+                super().__init__(**kwargs)
+
+        assert Annotated(temperature_of_mine=2.0).temperature_of_mine == 2.0
+        assert Written.from_dict({"of_mine": 3, "hidden_size": 64}).of_mine == 3
+        with pytest.raises(ValueError, match="A Written has no field depth"):
+            Written(depth=3)
 
 
 class TestOutputs:
