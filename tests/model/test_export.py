@@ -24,8 +24,6 @@ from modeling_videomamba.selective_scan_onnx import ONNX_TRANSLATIONS
 from tests.conftest import assert_same, small_config, small_video_text_config
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ROOT = Path(__file__).parents[2]
 
 WITHOUT_TORCH = """
@@ -186,8 +184,7 @@ class TestOnnx:
         export(model, images, tmp_path / "model.onnx")
         assert_same(load(tmp_path / "model.onnx")(images), model(images).logits, 1e-5)
 
-    @pytest.mark.parametrize("reverse", [False, True])
-    @pytest.mark.parametrize("delta_softplus", [False, True])
+    @pytest.mark.parametrize(("reverse", "delta_softplus"), [(False, False), (True, True)])
     def test_one_loop_scans_any_length(self, tmp_path, reverse, delta_softplus):
         class Scan(torch.nn.Module):
             def forward(self, u, delta, A, B, C):

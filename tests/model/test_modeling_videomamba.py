@@ -28,7 +28,7 @@ from modeling_videomamba import (
 )
 from modeling_videomamba.configuration_videomamba import NAMES_ELSEWHERE
 from modeling_videomamba.modeling_videomamba import VideoMambaLayer, select_hidden_states
-from tests.conftest import small_config, small_video_text_config
+from tests.conftest import assert_same, small_config, small_video_text_config
 from tests.rows import all_rows
 
 
@@ -434,8 +434,8 @@ class TestLowPrecision:
 
 class TestCompilers:
     @pytest.mark.parametrize("scan_order", ["spatial_first", "spatiotemporal_v1"])
-    def test_compile_in_one_graph_forward_and_backward(self, pixel_values, scan_order):
-        backend = "inductor" if shutil.which("g++") else "aot_eager"
+    def test_one_graph_forward_and_backward(self, pixel_values, scan_order):
+        """Of the whole model, without the minutes that generating its code would take."""
         torch.manual_seed(0)
         model = VideoMambaForVideoClassification(small_config(scan_order=scan_order))
         labels = torch.tensor([0, 1])
@@ -443,11 +443,25 @@ class TestCompilers:
         output.loss.backward()
         expected = [parameter.grad.clone() for parameter in model.parameters()]
         model.zero_grad()
-        compiled = torch.compile(model, fullgraph=True, backend=backend)(pixel_values, labels=labels)
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(pixel_values, labels=labels)
         compiled.loss.backward()
         torch.testing.assert_close(compiled.logits, output.logits)
         for parameter, grad in zip(model.parameters(), expected):
             torch.testing.assert_close(parameter.grad, grad, rtol=1e-4, atol=1e-6)
+
+    @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+    def test_generated_code_of_the_mixer(self):
+        """Around the custom operators, whose layouts it must have been told."""
+        torch.manual_seed(0)
+        mixer = VideoMambaModel(small_config(initializer_range=0.2)).layers[0].mixer
+        hidden_states = torch.randn(2, 17, 32, requires_grad=True)
+        leaves = [hidden_states, *mixer.parameters()]
+        expected = mixer(hidden_states)
+        gradients = torch.autograd.grad(expected.square().sum(), leaves)
+        compiled = torch.compile(mixer, fullgraph=True)(hidden_states)
+        assert_same(compiled, expected, 1e-5)
+        for gradient, right in zip(torch.autograd.grad(compiled.square().sum(), leaves), gradients):
+            assert_same(gradient, right, 1e-4)
 
     def test_export_with_any_batch(self, model, pixel_values, tmp_path):
         with torch.no_grad():
