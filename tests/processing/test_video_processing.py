@@ -20,6 +20,8 @@ from tests.conftest import FIXTURES, golden, render_clip, save_model, served, sm
 from tests.video_files import DECODERS
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SAMPLING = [
     sample
     for sample in json.loads((FIXTURES / "frame_sampling.json").read_text())["samples"]
