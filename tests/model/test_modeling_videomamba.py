@@ -90,6 +90,15 @@ class TestConfig:
         with pytest.raises(Exception, match="`num_frames` must be a positive multiple of `tubelet_size`"):
             small_config(num_frames=5, tubelet_size=2)
 
+    def test_the_rank_of_the_time_step_is_rounded_up(self):
+        assert small_config(hidden_size=40).time_step_rank == 3
+
+    def test_weights_are_as_large_as_the_configuration_says(self):
+        torch.manual_seed(0)
+        model = VideoMambaModel(small_config(initializer_range=0.3))
+        for weight in (model.layers[0].mixer.in_proj.weight, model.embeddings.position_embeddings):
+            assert weight.std().item() == pytest.approx(0.3, rel=0.2)
+
     def test_unknown_scan_implementation(self):
         with pytest.raises(Exception, match="'scan_implementation' expected one of .* got cudnn"):
             small_config(scan_implementation="cudnn")
@@ -366,6 +375,27 @@ class TestTraining:
         for ours, expected in zip(model.parameters(), plain.parameters()):
             assert torch.equal(ours.grad, expected.grad)
 
+    def test_gradient_checkpointing_runs_every_block_again(self, model, pixel_values):
+        calls = []
+        for layer in model.videomamba.layers:
+            layer.mixer.register_forward_pre_hook(lambda *_: calls.append(None))
+        model.train().gradient_checkpointing_enable()
+        model(pixel_values, labels=torch.tensor([0, 1])).loss.backward()
+        assert len(calls) == 2 * len(model.videomamba.layers)
+
+    def test_dropouts_are_of_training_only(self, pixel_values):
+        torch.manual_seed(0)
+        model = VideoMambaForVideoClassification(small_config(hidden_dropout_prob=0.5, classifier_dropout=0.5))
+        seen = {}
+        model.videomamba.layers[0].register_forward_pre_hook(lambda _, args: seen.update(tokens=args[0]))
+        model.classifier.register_forward_pre_hook(lambda _, args: seen.update(pooled=args[0]))
+        model.train()(pixel_values)
+        assert 0.4 < (seen["tokens"] == 0).float().mean() < 0.6
+        assert 0.2 < (seen["pooled"] == 0).float().mean() < 0.8
+        model.eval()(pixel_values)
+        assert seen["tokens"].all()
+        assert seen["pooled"].all()
+
     def test_drop_path_follows_the_reference_schedule(self):
         config = small_config(num_hidden_layers=5, drop_path_rate=0.4)
         rates = [layer.drop_path.p for layer in VideoMambaModel(config).layers]
@@ -431,6 +461,12 @@ class TestLowPrecision:
         assert output.hidden_states[-1].dtype == (torch.float32 if residual_in_fp32 else torch.bfloat16)
         assert output.last_hidden_state.dtype == torch.bfloat16
 
+    @pytest.mark.parametrize("rms_norm", [True, False])
+    def test_norms_of_bf16_weights_compute_in_fp32(self, rms_norm):
+        norm = VideoMambaModel(small_config(rms_norm=rms_norm)).norm
+        stream = 3 + torch.randn(9, 32, generator=torch.Generator().manual_seed(0))  # its rounding would show
+        assert torch.equal(copy.deepcopy(norm).bfloat16()(stream), norm(stream).bfloat16())
+
 
 class TestCompilers:
     @pytest.mark.parametrize("scan_order", ["spatial_first", "spatiotemporal_v1"])
@@ -490,6 +526,16 @@ class TestInterpolation:
         logits = model(clip).logits
         model.resize_position_embeddings(num_frames=8)
         assert torch.equal(model(clip).logits, logits)
+
+    @pytest.mark.parametrize("num_frames", [None, 1])
+    def test_images_of_another_size(self, num_frames):
+        torch.manual_seed(0)
+        model, images = VideoMambaForImageClassification(small_config(num_frames=num_frames)).eval(), torch.randn(2, 3, 48, 64)
+        with pytest.raises(ValueError, match="Pass `interpolate_pos_encoding=True`"):
+            model(images)
+        logits = model(images, interpolate_pos_encoding=True).logits
+        model.resize_position_embeddings(image_size=(48, 64))
+        torch.testing.assert_close(model(images).logits, logits)
 
     def test_resized_model_saves_and_loads(self, model, tmp_path):
         model.resize_position_embeddings(image_size=(48, 80), num_frames=7)

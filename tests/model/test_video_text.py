@@ -31,7 +31,7 @@ from modeling_videomamba.checkpoints.video_text_layout import (
 from modeling_videomamba.commands import convert as convert_command
 from modeling_videomamba.modeling_videomamba_video_text import VideoMambaVideoPooler
 from modeling_videomamba.video_processing_videomamba import interval_middles
-from modeling_videomamba.video_text_losses import hard_negatives, similarities
+from modeling_videomamba.video_text_losses import contrastive_loss, hard_negatives, similarities
 from tests.conftest import FIXTURES, WORDS, as_video, assert_same, golden, small_video_text_config
 
 
@@ -348,6 +348,15 @@ class TestModel:
         model = VideoMambaForVideoTextRetrieval(small_video_text_config()).train()
         sum(model(**inputs, return_loss=True).loss for _ in range(2)).backward()
 
+    def test_the_matching_loss_by_hand(self, inputs):
+        """Of two pairs, each text and each video has one wrong partner."""
+        model = VideoMambaForVideoTextRetrieval(small_video_text_config()).eval()
+        output = model(**{name: x[:2] for name, x in inputs.items()}, return_loss=True)
+        texts, videos = torch.tensor([0, 1, 0, 1, 1, 0]), torch.tensor([0, 1, 1, 0, 0, 1])
+        text, video = output.text_model_output.last_hidden_state, output.vision_model_output.last_hidden_state
+        logits = model.match(text[texts], inputs["attention_mask"][texts], video[videos])
+        torch.testing.assert_close(output.matching_loss, F.cross_entropy(logits, torch.tensor([1, 1, 0, 0, 0, 0])))
+
     def test_words_after_a_word_count(self, inputs):
         """Without padding there is no mask, and attention must not turn causal."""
         model = VideoMambaForVideoTextRetrieval(small_video_text_config()).eval()
@@ -474,6 +483,17 @@ class TestFrames:
             processor.sample_frames(metadata, num_clips=3)
         with pytest.raises(ValueError, match="must be 'segments' or 'intervals', got 'random'"):
             VideoMambaVideoProcessor(frame_sampling="random").sample_frames(metadata)
+
+
+class TestContrastiveLoss:
+    def test_captions_of_one_video_share_their_target(self):
+        torch.manual_seed(0)
+        videos, texts = F.normalize(torch.randn(3, 2, 4), dim=-1), F.normalize(torch.randn(3, 4), dim=-1)
+        targets = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+        logits = similarities(videos, texts) / 0.1
+        expected = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+        loss = contrastive_loss(videos, texts, torch.tensor(0.1), torch.tensor([7, 7, 4]))
+        torch.testing.assert_close(loss, expected)
 
 
 class TestHardNegatives:
