@@ -58,7 +58,7 @@ class TestFrameSampling:
         assert set(indices) <= set(range(length))
         assert (np.diff(indices) >= 0).all()
 
-    @pytest.mark.parametrize(("fps", "num_frames"), [(5, 8), (2.5, 4), (25, 40), (50, 80), (0.1, 1)])
+    @pytest.mark.parametrize(("fps", "num_frames"), [(5, 8), (2.5, 4), (1, 1), (25, 40), (50, 80), (0.1, 1)])
     def test_so_many_frames_a_second(self, clip, fps, num_frames):
         """Of 1.6 s at 25 frames a second; they are those of as many `num_frames`."""
         path, drawn = clip
@@ -199,6 +199,11 @@ class TestViews:
         assert merge(logits, 2, problem_type="regression").tolist() == [[0.5, 3.0]]
         expected = logits.sigmoid().mean(0, keepdim=True)
         torch.testing.assert_close(merge(logits, 2, problem_type="multi_label_classification"), expected)
+
+    def test_scores_of_half_precision_are_averaged_in_fp32(self):
+        logits = torch.randn(12, 400, generator=torch.Generator().manual_seed(0)).bfloat16()
+        scores = VideoMambaVideoProcessor().post_process_video_classification(logits, num_views=12)
+        assert torch.equal(scores, logits.float().softmax(-1).mean(0, keepdim=True))
 
     def test_impossible_views_are_refused(self, clip):
         for name in ("num_frames", "num_clips", "num_crops"):
