@@ -108,6 +108,16 @@ class TestTransform:
         for k, view in enumerate(processor(frames, num_crops=3, **kwargs)["pixel_values"]):
             check(view, f"test.crop{k}of3")
 
+    @pytest.mark.parametrize("is_standing", [False, True])
+    def test_frames_that_are_not_square_keep_their_shape(self, is_standing):
+        """As the processor is made by default: the centre is left of them."""
+        frames = np.zeros((16, 20, 64, 3), np.uint8)
+        frames[:, :, :20] = 255  # outside of the centre, where a squeezed frame would show it
+        frames = frames.swapaxes(1, 2) if is_standing else frames
+        pixel_values = VideoMambaVideoProcessor()(frames, return_tensors="pt")["pixel_values"]
+        assert pixel_values.shape == (1, 16, 3, 224, 224)
+        assert pixel_values.max() < -1.5
+
     def test_images_as_the_reference_evaluates_them(self, tmp_path):
         """Transformers' CLIP processor, configured, beside the torchvision transforms of the reference (PIL, bicubic)."""
         config = small_config(image_size=224, num_frames=None)
