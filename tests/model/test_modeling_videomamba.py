@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -155,7 +156,8 @@ class TestUnknownFields:
         VideoMambaModel(small_config()).save_pretrained(tmp_path)
         assert VideoMambaConfig.from_pretrained(tmp_path, drop_path_rate=0.5, revision="main").drop_path_rate == 0.5
         assert VideoMambaConfig.from_pretrained(tmp_path, depth=4, return_unused_kwargs=True)[1] == {"depth": 4}
-        assert AutoConfig.from_pretrained(tmp_path, model_max_length=4).hidden_size == 32  # of a tokenizer
+        for load in (AutoConfig.from_pretrained, partial(VideoMambaConfig.from_pretrained, _from_auto=True)):
+            assert load(tmp_path, model_max_length=4).hidden_size == 32  # of a tokenizer; the second is of remote code
         with pytest.raises(ValueError, match=r"no field depth\. Did you mean num_hidden_layers\?"):
             VideoMambaConfig.from_pretrained(tmp_path, depth=4)
         with pytest.raises(TypeError, match="depth"):
