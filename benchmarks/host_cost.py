@@ -104,6 +104,7 @@ def nothing_is_computed() -> Iterator[None]:
         mock.patch.dict(sys.modules, {name: SimpleNamespace(**content) for name, content in modules.items()}),
         mock.patch.object(InterpretedFunction, "__getitem__", no_launch),
         mock.patch.object(scan_backends, "_why_not", lambda *_: None),
+        mock.patch.dict(scan_backends._LOADED, clear=True),
         torch.backends.mkldnn.flags(enabled=False),  # whose products cost a CPU more than those on a GPU cost its host
         their_scan,
         their_convolution,
