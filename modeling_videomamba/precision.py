@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 
+HALVES = (torch.float16, torch.bfloat16)
 KEPT_IN_FP32 = {"A_log", "D", "dt_proj.bias"}  # ends of their names
 TEMPERATURE_IN_FP32 = {"temperature"}  # of the similarities of videos and texts
 
 
 def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
     """fp32 for 16 bits, else the dtype itself."""
-    return torch.promote_types(dtype, torch.float32)
+    return torch.float32 if dtype in HALVES else dtype
 
 
 def raised(x: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ def keep_in_fp32(model: nn.Module, kept: set[str]) -> None:
     configuration, with a default dtype of half the precision.
     """
     for name, parameter in model.named_parameters():
-        if parameter.dtype in (torch.float16, torch.bfloat16) and any(f".{name}".endswith(f".{end}") for end in kept):
+        if parameter.dtype in HALVES and any(f".{name}".endswith(f".{end}") for end in kept):
             parameter.data = parameter.data.float()
 
 
