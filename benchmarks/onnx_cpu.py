@@ -36,8 +36,8 @@ def main() -> None:
     clips = torch.randn(2, 8, 3, 224, 224)
     models = {name: make(name) for name in ("numba", "torch")}
     with tempfile.TemporaryDirectory() as folder:
-        export(models["torch"], clips, Path(folder) / "model.onnx")
-        run_onnx = load(Path(folder) / "model.onnx")
+        export(models["torch"], clips, Path(folder) / "model.onnx", description="{}")
+        run_onnx = load(Path(folder) / "model.onnx", description="{}")
     runs = {f"PyTorch, `{name}` scan": lambda model=model: logits(model, clips[:1]) for name, model in models.items()}
     runs["onnxruntime"] = lambda: run_onnx(clips[:1])
     expected = runs["PyTorch, `torch` scan"]()

@@ -13,12 +13,13 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForVideoClassification
+from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 from transformers.utils import logging
 
 from ..checkpoints.by_name import DEMO_MODEL
+from ..checkpoints.default_processor import processor_for
 from ..data.outputs import replacing
-from ..inference.export import export, load
+from ..inference.export import describe, export, load
 from .parser import DataclassParser
 
 
@@ -36,12 +37,16 @@ def main(argv: list[str] | None = None) -> None:
 
     # Other implementations of the scan are bound to a device, and are unknown to ONNX.
     model = AutoModelForVideoClassification.from_pretrained(args.model, dtype="float32", scan_implementation="torch").eval()
+    try:
+        processor = AutoVideoProcessor.from_pretrained(args.model)
+    except OSError:  # a model that was saved alone
+        processor = processor_for(model.config)
     config = model.config
     height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
     clips = torch.randn(3, config.num_frames or config.tubelet_size, config.num_channels, height, width)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     with replacing(args.output) as unfinished:
-        export(model, clips[:2], unfinished)
+        export(model, clips[:2], unfinished, describe(model, processor))
     with torch.no_grad():
         expected = model(clips).logits
         difference = ((load(args.output)(clips) - expected).abs().max() / expected.abs().max()).item()

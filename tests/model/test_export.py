@@ -1,8 +1,11 @@
 """An exported classifier gives the model's logits where the model is not."""
 
+import json
 import os
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from torch.export import Dim
+from transformers import pipeline
 
 from modeling_videomamba import (
     VideoMambaForImageClassification,
@@ -21,7 +25,7 @@ from modeling_videomamba.commands import export as export_command
 from modeling_videomamba.commands.export import export, load
 from modeling_videomamba.selective_scan import selective_scan_reference
 from modeling_videomamba.selective_scan_onnx import ONNX_TRANSLATIONS
-from tests.conftest import assert_same, small_config, small_video_text_config
+from tests.conftest import assert_same, render_clip, save_model, small_config, small_video_text_config
 
 
 ROOT = Path(__file__).parents[2]
@@ -80,9 +84,36 @@ class TestCommand:
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
         assert_same(torch.from_numpy(np.load(tmp_path / "logits.npy")), model(clips).logits, 1e-5)
 
+    def test_a_program_says_how_frames_become_pixels(self, run_command, tmp_path):
+        save_model(tmp_path / "model")
+        run_command("--model", tmp_path / "model", "--output", tmp_path / "model.pt2")
+        files = {"videomamba.json": ""}
+        torch.export.load(tmp_path / "model.pt2", extra_files=files)
+        said = json.loads(files["videomamba.json"])
+        assert said["labels"] == [f"LABEL_{i}" for i in range(5)]
+        assert (said["num_frames"], said["resize"], said["center_crop"]) == (
+            4,
+            {"shortest_edge": 32},
+            {"height": 32, "width": 32},
+        )
+
+    def test_the_lines_of_the_docs_give_the_packages_scores(self, run_command, tmp_path, monkeypatch, capsys):
+        """Of a clip that has to be made smaller, which a resize that smooths would show."""
+        save_model(tmp_path / "model")
+        run_command("--model", tmp_path / "model", "--output", tmp_path / "model.onnx")
+        render_clip(tmp_path / "clip.mp4", num_frames=21, size=(90, 160))
+        [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.DOTALL)
+        monkeypatch.chdir(tmp_path)
+        names = {}
+        exec(textwrap.dedent(code), names)
+        classify = pipeline("video-classification", model="model")
+        expected = {row["label"]: row["score"] for row in classify("clip.mp4", top_k=5)}
+        scores = dict(zip(names["how"]["labels"], names["scores"].tolist()))
+        assert scores == pytest.approx(expected, abs=2e-3)
+
     def test_a_program_takes_any_number_of_frames(self, tmp_path):
         model = small_model()
-        export(model, torch.randn(2, 4, 3, 32, 32), tmp_path / "model.pt2")
+        export(model, torch.randn(2, 4, 3, 32, 32), tmp_path / "model.pt2", "{}")
         clips = torch.randn(1, 7, 3, 32, 32)
         assert_same(load(tmp_path / "model.pt2")(clips), model(clips).logits, 1e-5)
 
@@ -93,7 +124,7 @@ class TestCommand:
             run_command("--model", tmp_path / "model", "--output", tmp_path / "model.pt2")
 
     def test_nothing_is_written_half_and_a_folder_is_made(self, run_command, tmp_path, monkeypatch):
-        def write_half(model, clips, output):
+        def write_half(model, clips, output, description):
             output.write_text("half")
             raise RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed")
 
@@ -176,12 +207,12 @@ class TestOnnx:
     )
     def test_every_architecture(self, tmp_path, pixel_values, config):
         model = small_model(**config)
-        export(model, pixel_values, tmp_path / "model.onnx")
+        export(model, pixel_values, tmp_path / "model.onnx", "{}")
         assert_same(load(tmp_path / "model.onnx")(pixel_values), model(pixel_values).logits, 1e-5)
 
     def test_images(self, tmp_path):
         model, images = small_model(VideoMambaForImageClassification, num_frames=None), torch.randn(2, 3, 32, 32)
-        export(model, images, tmp_path / "model.onnx")
+        export(model, images, tmp_path / "model.onnx", "{}")
         assert_same(load(tmp_path / "model.onnx")(images), model(images).logits, 1e-5)
 
     @pytest.mark.parametrize(("reverse", "delta_softplus"), [(False, False), (True, True)])
