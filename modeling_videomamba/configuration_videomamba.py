@@ -85,7 +85,7 @@ class _CheckedConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @classmethod
-    def names(cls) -> set[str]:
+    def field_names(cls) -> set[str]:
         """Fields of the configuration, those of every configuration included."""
         parameters = inspect.signature(cls.__init__).parameters.values()  # a subclass may have a constructor of its own
         named = {x.name for x in parameters if x.kind in (x.POSITIONAL_OR_KEYWORD, x.KEYWORD_ONLY) and x.name != "self"}
@@ -94,7 +94,7 @@ class _CheckedConfig(PreTrainedConfig):
     @classmethod
     def unknown_names(cls, names: Iterable[str]) -> list[str]:
         """Those of `names` that are not fields, and not what transformers itself gives a configuration."""
-        known = cls.names() | set(GENERIC_NAMES.split()) | vars(GenerationConfig()).keys()
+        known = cls.field_names() | set(GENERIC_NAMES.split()) | vars(GenerationConfig()).keys()
         return [name for name in names if name not in known and not name.startswith("_")]
 
     @classmethod
@@ -108,7 +108,7 @@ class _CheckedConfig(PreTrainedConfig):
 
     @classmethod
     def _describe(cls, unknown: list[str]) -> str:
-        names = cls.names() | {"num_labels"}
+        names = cls.field_names() | {"num_labels"}
         found = []
         for name in unknown:
             elsewhere = NAMES_ELSEWHERE.get(name)

@@ -116,8 +116,8 @@ class TestUnknownFields:
         rows = [("depth", "num_hidden_layers"), ("embed_dim", "hidden_size"), ("num_frame", "num_frames"), ("foo", None)]
         rows += [("num_classes", "num_labels"), ("stride", "patch_stride"), ("push_to_hub", None)]
         all_rows(check, rows)
-        assert NAMES_ELSEWHERE.keys().isdisjoint(VideoMambaConfig.names())
-        assert set(NAMES_ELSEWHERE.values()) <= VideoMambaConfig.names() | {"num_labels"}
+        assert NAMES_ELSEWHERE.keys().isdisjoint(VideoMambaConfig.field_names())
+        assert set(NAMES_ELSEWHERE.values()) <= VideoMambaConfig.field_names() | {"num_labels"}
         with pytest.raises(ValueError, match=r"no field projection\. Did you mean projection_dim\?"):
             VideoMambaVideoTextConfig(projection=64)
         with pytest.raises(ValueError, match=r"A VideoMambaConfig has no field depth\."):

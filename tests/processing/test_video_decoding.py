@@ -3,6 +3,7 @@
 import errno
 import random
 import re
+import sys
 import weakref
 from contextlib import contextmanager
 from fractions import Fraction
@@ -225,7 +226,7 @@ class TestContainers:
 
     @pytest.mark.parametrize("decoder", [None, "pyav"])
     @pytest.mark.parametrize("edits", [[(0, 10), (24, 10)], [(24, 10), (24, 10)], [(24, 10), (0, 10)]])
-    def test_jump_cuts(self, clip, tmp_path, edits, decoder):
+    def test_jump_cuts(self, clip, tmp_path, caplog, edits, decoder):
         """An edit list that shows several parts, and so hides what lies between a part and the keyframe before it."""
         path, drawn = clip
         set_edits(tmp_path / "clip.mp4", edits)
@@ -234,6 +235,7 @@ class TestContainers:
         assert brightness(frames) == pytest.approx(expected.mean((1, 2, 3)), abs=1.5)
         one_by_one = [decode_video(path, lambda metadata, i=i: [i], decoder)[0] for i in range(20)]
         assert torch.equal(torch.cat(one_by_one), frames)
+        assert not caplog.records  # what is hidden is not damaged
 
     @pytest.mark.parametrize("decoder", DECODERS)
     def test_pictures_of_vp8_that_are_only_referred_to(self, tmp_path, decoder):
@@ -376,6 +378,22 @@ class TestCuts:
         assert metadata.total_num_frames == 40 - keyframe
         assert brightness(frames) == pytest.approx(drawn[keyframe:].mean((1, 2, 3)), abs=1.5)
 
+    def test_torchcodec_counts_what_cannot_be_decoded(self, clip, monkeypatch):
+        asked, index = [], video_index.read_index(clip[0])._replace(num_undecodable=3)
+
+        class Decoder:
+            def __init__(self, *args, **options):
+                pass
+
+            def get_frames_at(self, indices):
+                asked.extend(indices)
+                times = torch.tensor([index.times[i - 3] for i in indices], dtype=torch.float64)
+                return SimpleNamespace(pts_seconds=times * float(index.time_base), data=torch.zeros(len(indices), 3, 64, 96))
+
+        monkeypatch.setitem(sys.modules, "torchcodec.decoders", SimpleNamespace(VideoDecoder=Decoder))
+        assert len(list(video_decoding._decode_torchcodec(clip[0], index, [0, 20]))) == 2
+        assert asked == [3, 23]
+
     @pytest.mark.parametrize("decoder", [None, "pyav"])
     @pytest.mark.parametrize("container", ["mkv", "ts"])
     @pytest.mark.parametrize("leading_pictures", ["open-gop=1", "open-gop=0:radl=2"])
@@ -486,6 +504,11 @@ class TestDamage:
         damage_packet(tmp_path / "a.avi", 20)
         assert len(decode_all(tmp_path / "a.avi", decoder)[0]) == 39
         assert "a.avi seems damaged: 1 packet gives no frame." in caplog.text
+
+    def test_frames_that_are_not_there_are_counted_as_damaged(self, clip):
+        """Some versions of FFmpeg leave out a damaged frame and say nothing."""
+        index = video_index.count_frames(clip[0], expected=42)
+        assert (index.metadata.total_num_frames, index.num_damaged) == (40, 2)
 
     def test_what_comes_before_a_packet_that_ends_a_file(self, tmp_path, caplog):
         """Whatever FFmpeg calls the damage: here a feature that it does not have."""
