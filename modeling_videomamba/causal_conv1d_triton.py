@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .tensor_layout import evenly_spaced
-from .triton_common import bit_mask, pair, sigmoid, tl, triton
+from .triton_common import bit_mask, cdiv, next_power_of_2, pair, sigmoid, tl, triton
 
 
 ROWS = 16  # of a program's tile
@@ -133,10 +133,10 @@ def _gradients_kernel(
 def _launch(x: Tensor, weights: list[Tensor], reverse: list[bool]) -> tuple[tuple[int, int, int], dict[str, int]]:
     """Grid and options of a launch."""
     batch, length, dim = x.shape
-    options = {"ROWS": ROWS, "CHANNELS": min(CHANNELS, triton.next_power_of_2(dim)), "WIDTH": weights[0].shape[-1]}
+    options = {"ROWS": ROWS, "CHANNELS": min(CHANNELS, next_power_of_2(dim)), "WIDTH": weights[0].shape[-1]}
     options |= {"DIRECTIONS": len(weights), "REVERSE": bit_mask(reverse)}
     options |= {"enable_fp_fusion": True}
-    return (triton.cdiv(dim, options["CHANNELS"]), triton.cdiv(length, ROWS), batch), options
+    return (cdiv(dim, options["CHANNELS"]), cdiv(length, ROWS), batch), options
 
 
 def convolve(x: Tensor, weights: list[Tensor], biases: list[Tensor], reverse: list[bool]) -> list[Tensor]:
@@ -159,11 +159,11 @@ def convolve_backward(
     sizes = (length, dim, x.stride(1))
     before = torch.empty(directions, batch, length, dim, dtype=x.dtype, device=x.device)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    programs = triton.cdiv(length, SUMMED["ROWS"] * SUMMED["TILES"])
+    programs = cdiv(length, SUMMED["ROWS"] * SUMMED["TILES"])
     dweight = torch.empty(batch * programs, directions, width, dim, dtype=torch.float32, device=x.device)
     dbias = torch.empty(batch * programs, directions, dim, dtype=torch.float32, device=x.device)
     _before_silu_kernel[grid](x, pair(weights), pair(biases), pair(grads), before, *sizes, **options)
-    _gradients_kernel[triton.cdiv(dim, SUMMED["CHANNELS"]), programs, batch](
+    _gradients_kernel[cdiv(dim, SUMMED["CHANNELS"]), programs, batch](
         x, pair(weights), before, dx, dweight, dbias, *sizes, **options | SUMMED, num_warps=1
     )
     return [dx, dweight.sum(0).transpose(1, 2).contiguous(), dbias.sum(0)]

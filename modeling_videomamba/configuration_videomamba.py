@@ -1,12 +1,21 @@
 """VideoMamba model configuration."""
 
+import inspect
 import math
-from typing import Literal, Self
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.generation.configuration_utils import GenerationConfig
 from transformers.models.bert.configuration_bert import BertConfig
+from transformers.utils import logging
 
+from .closest_names import did_you_mean
+
+
+logger = logging.get_logger(__name__)
 
 ScanOrder = Literal[
     "spatial_first",
@@ -18,9 +27,122 @@ ScanOrder = Literal[
     "alternating",
 ]
 
+# What transformers passes to every configuration, or has saved with one, beside its fields and what it has for generation.
+GENERIC_NAMES = """
+    adapters add_cross_attention attn_implementation auto_map bos_token_id compression_config cross_attention_hidden_size
+    custom_pipelines decoder_start_token_id eos_token_id experts_implementation finetuning_task gradient_checkpointing
+    is_decoder loss_type model_type name_or_path num_labels output_attentions pad_token_id per_layer_config prefix pruned_heads
+    quantization_config sep_token_id task_specific_params tf_legacy_loss tie_encoder_decoder tie_last_hidden_states
+    tie_word_embeddings tokenizer_class torch_dtype torchscript use_bfloat16 use_cache use_return_dict
+"""
+
+# Arguments of the official code and of other models, where their spelling does not lead to ours.
+NAMES_ELSEWHERE = {
+    "clip_norm_type": "normalize_alignment",
+    "clip_output_dim": "alignment_size",
+    "clip_return_layer": "num_aligned_layers",
+    "clip_student_return_interval": "aligned_layer_interval",
+    "all_frames": "num_frames",
+    "bias": "use_bias",
+    "bimamba": "bidirectional",
+    "channels": "num_channels",
+    "conv_bias": "use_conv_bias",
+    "d_conv": "conv_kernel",
+    "d_model": "hidden_size",
+    "d_state": "state_size",
+    "depth": "num_hidden_layers",
+    "dim": "hidden_size",
+    "drop_path": "drop_path_rate",
+    "drop_rate": "hidden_dropout_prob",
+    "dropout": "hidden_dropout_prob",
+    "dt_rank": "time_step_rank",
+    "embed_dim": "hidden_size",
+    "fc_drop_rate": "classifier_dropout",
+    "frames": "num_frames",
+    "img_size": "image_size",
+    "in_chans": "num_channels",
+    "kernel_size": "tubelet_size",
+    "n_layer": "num_hidden_layers",
+    "n_layers": "num_hidden_layers",
+    "norm_epsilon": "layer_norm_eps",
+    "num_classes": "num_labels",
+    "num_layers": "num_hidden_layers",
+    "resolution": "image_size",
+    "stride": "patch_stride",
+    "width": "hidden_size",
+}
+
+
+class _CheckedConfig(PreTrainedConfig):
+    """A configuration that takes no field that it does not have, where transformers keeps whatever it is given.
+
+    An unknown name is an error in the constructor and in `from_pretrained(..., name=value)`. In a file, which a newer version
+    may have written, it is a warning.
+    """
+
+    def __post_init__(self, **kwargs):
+        type(self).check_names(kwargs)
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def names(cls) -> set[str]:
+        """Fields of the configuration, those of every configuration included."""
+        parameters = inspect.signature(cls.__init__).parameters.values()  # a subclass may have a constructor of its own
+        named = {x.name for x in parameters if x.kind in (x.POSITIONAL_OR_KEYWORD, x.KEYWORD_ONLY) and x.name != "self"}
+        return {field.name for field in fields(cls)} | named
+
+    @classmethod
+    def unknown_names(cls, names: Iterable[str]) -> list[str]:
+        """Those of `names` that are not fields, and not what transformers itself gives a configuration."""
+        known = cls.names() | set(GENERIC_NAMES.split()) | vars(GenerationConfig()).keys()
+        return [name for name in names if name not in known and not name.startswith("_")]
+
+    @classmethod
+    def check_names(cls, names: Iterable[str]) -> None:
+        """
+        Raises:
+            ValueError: naming those of `names` that are not fields, and the fields that may be meant.
+        """
+        if unknown := cls.unknown_names(names):
+            raise ValueError(cls._describe(unknown))
+
+    @classmethod
+    def _describe(cls, unknown: list[str]) -> str:
+        names = cls.names() | {"num_labels"}
+        found = []
+        for name in unknown:
+            elsewhere = NAMES_ELSEWHERE.get(name)
+            found.append(f"{name}.{f' Did you mean {elsewhere}?' if elsewhere in names else did_you_mean(name, names)}")
+        return " ".join(f"A {cls.__name__} has no field {text}" for text in found)
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs) -> Self | tuple[Self, dict]:
+        asks_for_rest = kwargs.get("return_unused_kwargs", False)
+        config, rest = super().from_pretrained(*args, **kwargs | {"return_unused_kwargs": True})
+        if asks_for_rest:
+            return config, rest
+        if not kwargs.get("_from_auto"):  # the Auto classes pass on what is meant for others, such as a tokenizer
+            cls.check_names(rest)
+        return config
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Self | tuple[Self, dict]:
+        """What a file holds: unknown fields are kept, with a warning, and have no effect."""
+        unknown = cls.unknown_names(config_dict)
+        if unknown:
+            logger.warning_once(f"{cls._describe(unknown)} What the configuration says there has no effect.")
+        loaded = super().from_dict({name: x for name, x in config_dict.items() if name not in unknown}, **kwargs)
+        for name in unknown:
+            setattr(loaded[0] if isinstance(loaded, tuple) else loaded, name, config_dict[name])
+        return loaded
+
+    @classmethod
+    def from_json_file(cls, json_file) -> Self:
+        return cls.from_dict(cls._dict_from_json_file(json_file))
+
 
 @strict
-class VideoMambaConfig(PreTrainedConfig):
+class VideoMambaConfig(_CheckedConfig):
     r"""
     Configuration of a [`VideoMambaModel`]. The defaults are those of VideoMamba-M with 16 frames at 224 pixels, the
     architecture of `videomamba-m-k400`. The paper's sizes have a constructor each; every field can be overridden:
@@ -248,7 +370,7 @@ class VideoMambaConfig(PreTrainedConfig):
 
 
 @strict
-class VideoMambaVideoTextConfig(PreTrainedConfig):
+class VideoMambaVideoTextConfig(_CheckedConfig):
     r"""
     Configuration of a video-text model, a [`VideoMambaForVideoTextRetrieval`] or [`VideoMambaForVideoTextPreTraining`]. The
     defaults are those of the released models: VideoMamba-M with 8 frames of 224 pixels and BERT-base.
@@ -309,6 +431,12 @@ class VideoMambaVideoTextConfig(PreTrainedConfig):
         if not isinstance(self.text_config, PreTrainedConfig):
             self.text_config = BertConfig(**(self.text_config or {}))
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Self | tuple[Self, dict]:
+        if isinstance(vision := config_dict.get("vision_config"), dict):
+            config_dict = config_dict | {"vision_config": VideoMambaConfig.from_dict({"num_frames": 8} | vision)}
+        return super().from_dict(config_dict, **kwargs)
 
     def validate_architecture(self) -> None:
         """Called by `@strict`, which wraps the error in one of its own; the message names the offending value."""

@@ -29,6 +29,7 @@ from .configuration_videomamba import VideoMambaConfig
 from .linear_onednn import linear, project
 from .long_sequences import mix_in_segments, number_of_segments
 from .operators import is_transformed
+from .precision import KEPT_IN_FP32, keep_in_fp32, raised
 from .scan_backends import load_all
 from .scan_operators import ScanInputs, convolve_directions, scan_directions
 
@@ -44,7 +45,7 @@ def interpolate_spatial(position_embeddings: Tensor, grid: tuple[int, int], new_
         return position_embeddings
     cls, patches = position_embeddings[:, :1], position_embeddings[:, 1:]
     patches = patches.unflatten(1, grid).permute(0, 3, 1, 2)  # (1, hidden, rows, columns)
-    patches = F.interpolate(patches.float(), size=new_grid, mode="bicubic", align_corners=False)
+    patches = F.interpolate(raised(patches), size=new_grid, mode="bicubic", align_corners=False)
     patches = patches.flatten(2).transpose(1, 2)  # (1, new rows * new columns, hidden)
     return torch.cat((cls, patches.to(cls.dtype)), dim=1)
 
@@ -56,7 +57,7 @@ def interpolate_temporal(position_embeddings: Tensor, length: int) -> Tensor:
     """
     if statically_known_true(position_embeddings.shape[1] == length):
         return position_embeddings
-    resized = F.interpolate(position_embeddings.float().mT, size=length, mode="linear", align_corners=False)
+    resized = F.interpolate(raised(position_embeddings).mT, size=length, mode="linear", align_corners=False)
     return resized.mT.to(position_embeddings.dtype)  # (1, length, hidden)
 
 
@@ -270,7 +271,7 @@ class VideoMambaRMSNorm(nn.RMSNorm):
     """RMSNorm of the fp32 residual stream, in fp32; the result has the dtype of the weights."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        normed = F.rms_norm(hidden_states.float(), self.normalized_shape, self.weight.float(), self.eps)
+        normed = F.rms_norm(raised(hidden_states), self.normalized_shape, raised(self.weight), self.eps)
         return normed.to(self.weight.dtype)
 
 
@@ -278,8 +279,8 @@ class VideoMambaLayerNorm(nn.LayerNorm):
     """LayerNorm of the fp32 residual stream, in fp32; the result has the dtype of the weights."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        weight, bias = self.weight.float(), self.bias.float()
-        normed = F.layer_norm(hidden_states.float(), self.normalized_shape, weight, bias, self.eps)
+        weight, bias = raised(self.weight), raised(self.bias)
+        normed = F.layer_norm(raised(hidden_states), self.normalized_shape, weight, bias, self.eps)
         return normed.to(self.weight.dtype)
 
 
@@ -319,18 +320,6 @@ class VideoMambaLayer(GradientCheckpointingLayer):
         return hidden_states + self.drop_path(self.mixer(self.norm(hidden_states), temporal_order))
 
 
-def keep_in_fp32(model: PreTrainedModel) -> None:
-    """Makes the parameters fp32 that `from_pretrained` keeps in fp32, before they are initialised.
-
-    transformers follows `_keep_in_fp32_modules_strict` when it loads a checkpoint, but not when it builds a model from a
-    configuration, with a default dtype of half the precision.
-    """
-    for name, parameter in model.named_parameters():
-        is_kept = any(f".{name}".endswith(f".{kept}") for kept in model._keep_in_fp32_modules_strict)
-        if is_kept and parameter.dtype in (torch.float16, torch.bfloat16):
-            parameter.data = parameter.data.float()
-
-
 class VideoMambaPreTrainedModel(PreTrainedModel):
     config_class = VideoMambaConfig
     base_model_prefix = "videomamba"
@@ -338,13 +327,13 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
     input_modalities = ("video", "image")
     supports_gradient_checkpointing = True
     _no_split_modules = ["VideoMambaLayer"]
-    _keep_in_fp32_modules_strict = {"A_log", "D", "dt_proj.bias"}
+    _keep_in_fp32_modules_strict = KEPT_IN_FP32
     _can_record_outputs = {"hidden_states": VideoMambaLayer}
     # Losses are means over the clips of a call: the Trainer divides by the accumulation steps, and averages over processes.
     accepts_loss_kwargs = False
 
     def post_init(self) -> None:
-        keep_in_fp32(self)
+        keep_in_fp32(self, self._keep_in_fp32_modules_strict)
         super().post_init()
 
     @torch.no_grad()
@@ -485,7 +474,7 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
                 raise ValueError(f"Masked clips need `scan_order='spatial_first'`, got {self.config.scan_order!r}.")
             hidden_states = visible_tokens(hidden_states, bool_masked_pos)  # (batch, 1 + visible patches, hidden)
         if self.config.residual_in_fp32:
-            hidden_states = hidden_states.float()
+            hidden_states = raised(hidden_states)
         temporal_order = None
         if self.config.scan_order != "spatial_first":
             temporal_order = (
@@ -614,7 +603,7 @@ class VideoMambaAlignmentHeads(nn.ModuleList):
                 "`target_features` must have shape (batch, aligned layers, 1 + visible patches, alignment_size) = "
                 f"{tuple(features.shape)}, got {tuple(targets.shape)}."
             )
-        features, targets = features.float(), targets.float()
+        features, targets = raised(features), raised(targets)
         if self.config.alignment_loss == "l2":
             return (2 - 2 * (features * targets).sum(dim=-1)).mean()
         return {"mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss}[self.config.alignment_loss](features, targets)

@@ -22,7 +22,8 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_videomamba import VideoMambaVideoTextConfig
-from .modeling_videomamba import VideoMambaAlignmentHeads, VideoMambaModel, keep_in_fp32, select_hidden_states
+from .modeling_videomamba import VideoMambaAlignmentHeads, VideoMambaModel, select_hidden_states
+from .precision import TEMPERATURE_IN_FP32, keep_in_fp32
 from .video_text_losses import contrastive_loss, hard_negatives, similarities
 
 
@@ -120,12 +121,12 @@ class VideoMambaVideoTextPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["VideoMambaLayer", "BertLayer", "VideoMambaFusionLayer", "BertEmbeddings"]
-    _keep_in_fp32_modules_strict = {"temperature"}  # beside what the video side keeps
+    _keep_in_fp32_modules_strict = TEMPERATURE_IN_FP32  # beside what the video side keeps
     # Losses are means over the pairs of a call: the Trainer divides by the accumulation steps, and averages over processes.
     accepts_loss_kwargs = False
 
     def post_init(self) -> None:
-        keep_in_fp32(self)
+        keep_in_fp32(self, self._keep_in_fp32_modules_strict)
         super().post_init()
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:

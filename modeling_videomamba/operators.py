@@ -1,8 +1,8 @@
 """The custom operators of the scan and of the convolutions, registered once for each version of the code.
 
-PyTorch knows an operator by its name alone, and `torch.library.custom_op` lets whoever registers last take a name away from an
-earlier owner. A process can hold many copies of this code: transformers imports it anew for every checkpoint that it loads as
-remote code, perhaps beside the installed package. So each version registers under names of its own:
+PyTorch knows an operator by its name alone, and a process can hold many copies of this code: transformers imports it anew for
+every checkpoint that it loads as remote code, perhaps beside the installed package. So each version registers under names of
+its own:
 
 - The installed package, `modeling_videomamba`, has the namespace of that name: programs of `torch.export` that were saved
   name its operators.
@@ -39,6 +39,7 @@ SOURCES = (
     "numba_common.py",
     "numba_vectors.py",
     "operators.py",
+    "precision.py",
     "scan_backends.py",
     "scan_contract.py",
     "scan_operators.py",
@@ -72,9 +73,10 @@ class Operator:
             return self.overload(*args)
         leaves = [leaf for x in args for leaf in (x if isinstance(x, list) else [x])]
         is_differentiated = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in leaves)
-        if is_differentiated or is_transformed():
+        transformed = is_transformed()
+        if is_differentiated or transformed:
             structure = tuple(len(x) if isinstance(x, list) else None for x in args)
-            outputs = _Differentiable.apply(self, structure, *leaves)
+            outputs = (_Transformed if transformed else _Differentiated).apply(self, structure, *leaves)
             return list(outputs) if self.returns_list else outputs
         return self.without_autograd(*args)
 
@@ -89,15 +91,14 @@ def custom_operator(
     fake: Callable,
     backward: Callable | None = None,
     setup_context: Callable | None = None,
-    device_types: str | None = None,
 ) -> Operator:
     """`forward` as a custom operator, or the operator that an equal copy of this code has made of it.
 
     Args:
-        forward: annotated as [`torch.library.custom_op`] wants it; returns a list or a tuple of tensors, changes none.
+        forward: annotated as [`torch.library.custom_op`] wants it; returns a list or a tuple of tensors, none of them an
+            input or a view of one, and changes none.
         fake: see `register_fake` there.
         backward, setup_context: see `register_autograd` there; without them a derivative is an error.
-        device_types: if it runs on tensors of one type of device only.
     """
     backward = backward or _refuse_derivatives
     with _PROCESS.lock:
@@ -108,16 +109,16 @@ def custom_operator(
             digest, operator, _ = _PROCESS.owners[qualified_name]
             if digest == DIGEST:
                 return operator
-        definition = torch.library.custom_op(qualified_name, forward, mutates_args=(), device_types=device_types)
-        definition.register_fake(fake)
-        definition.register_autograd(backward, setup_context=setup_context)
+        # Not `torch.library.custom_op`, which lets names be taken away, and looks for views at every call.
         library = torch.library.Library(namespace, "FRAGMENT")
+        library.define(name + torch.library.infer_schema(forward, mutates_args=()), tags=(torch.Tag.pt2_compliant_tag,))
+        library.impl(name, forward, "CompositeExplicitAutograd")
         library.impl(name, _refuse_batches, "Batched")
-        # PyTorch takes names away from those that are listed here only; from others, it refuses to.
-        torch._library.custom_ops.OPDEF_TO_LIB.pop(qualified_name, None)
+        torch.library.register_fake(qualified_name, fake, lib=library)
+        torch.library.register_autograd(qualified_name, backward, setup_context=setup_context, lib=library)
         overload = getattr(getattr(torch.ops, namespace), name).default
         operator = Operator(overload, backward, setup_context)
-        _PROCESS.owners[qualified_name] = DIGEST, operator, (definition, library)  # what goes if nobody keeps it
+        _PROCESS.owners[qualified_name] = DIGEST, operator, library  # which goes if nobody keeps it
         return operator
 
 
@@ -143,18 +144,15 @@ def _refuse_batches(*args) -> None:
     )
 
 
-class _Differentiable(torch.autograd.Function):
+class _Differentiated(torch.autograd.Function):
     """An [`Operator`] with its lists spelt out. `structure`: for each argument the length of the list, `None` for no list."""
 
     @staticmethod
-    def forward(operator, structure, *leaves):
-        return tuple(operator.without_autograd(*_arguments(structure, leaves)))
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.operator, ctx.structure, *leaves = inputs
-        if ctx.operator.setup_context is not None:
-            ctx.operator.setup_context(ctx, _arguments(ctx.structure, leaves), output)
+    def forward(ctx, operator, structure, *leaves):
+        args = _arguments(structure, leaves)
+        outputs = tuple(operator.without_autograd(*args))
+        _keep(ctx, operator, structure, args, outputs)
+        return outputs
 
     @staticmethod
     def backward(ctx, *grads):
@@ -163,6 +161,19 @@ class _Differentiable(torch.autograd.Function):
         for grad, length in zip(grads, ctx.structure):
             flat += [grad] if length is None else [None] * length if grad is None else grad
         return None, None, *flat
+
+
+class _Transformed(_Differentiated):
+    """As the transforms of `torch.func` want it, which takes longer."""
+
+    @staticmethod
+    def forward(operator, structure, *leaves):
+        return tuple(operator.without_autograd(*_arguments(structure, leaves)))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        operator, structure, *leaves = inputs
+        _keep(ctx, operator, structure, _arguments(structure, leaves), output)
 
     @staticmethod
     def jvp(ctx, *tangents):
@@ -174,9 +185,15 @@ class _Differentiable(torch.autograd.Function):
         outputs = []
         for i in range(info.batch_size):
             own = [x if dim is None else x.select(dim, i) for x, dim in zip(leaves, in_dims[2:])]
-            outputs.append(_Differentiable.apply(operator, structure, *own))
+            outputs.append(_Transformed.apply(operator, structure, *own))
         outputs = tuple(map(torch.stack, zip(*outputs)))
         return outputs, (0,) * len(outputs)
+
+
+def _keep(ctx, operator: Operator, structure: tuple, args: list, outputs: tuple[Tensor, ...]) -> None:
+    ctx.operator, ctx.structure = operator, structure
+    if operator.setup_context is not None:
+        operator.setup_context(ctx, args, outputs)
 
 
 def _arguments(structure: Sequence[int | None], leaves: Iterable) -> list:

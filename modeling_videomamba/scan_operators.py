@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .operators import NO_FORWARD_MODE, custom_operator
+from .precision import at_least_fp32, raised
 from .scan_backends import choose_backend, load
 from .scan_contract import Directions
 
@@ -117,7 +118,7 @@ def _refuse_tangents(tensors: list[Tensor]) -> None:
 
 
 def _negative_exponential(A_log: Tensor) -> Tensor:
-    return -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
+    return -torch.exp(raised(A_log))
 
 
 def _with_A(tensors: list[list[Tensor]], A_is_log: bool) -> list[list[Tensor]]:
@@ -150,7 +151,7 @@ def _scan(
 
 def _fake_scan(backend, u, delta, A, B, C, D, delta_bias, gate, reverse, delta_softplus, A_is_log, save):
     (batch, _, dim), state = u[0].shape, A[0].shape[1]
-    states = u[0].new_empty(len(u), batch, state, dim, dtype=torch.promote_types(u[0].dtype, torch.float32))
+    states = u[0].new_empty(len(u), batch, state, dim, dtype=at_least_fp32(u[0].dtype))
     y = u[0].new_empty(u[0].shape if save and gate is not None else 0)
     starts = states.new_empty(load(backend).starts_shape(u, A) if save else 0)
     return u[0].new_empty(u[0].shape), states, y, starts
@@ -184,7 +185,7 @@ def _scan_backward(
 
 
 def _fake_scan_backward(backend, grad, y, starts, u, delta, A, B, C, D, delta_bias, gate, reverse, delta_softplus, A_is_log):
-    dtype = torch.promote_types(u[0].dtype, torch.float32)
+    dtype = at_least_fp32(u[0].dtype)
     grads = [] if gate is None else [gate.new_empty(gate.shape)]
     grads += [x[0].new_empty(len(x), *x[0].shape) for x in (u, delta)]
     return grads + [x[0].new_empty(len(x), *x[0].shape, dtype=dtype) for x in (A, B, C, D, delta_bias)]

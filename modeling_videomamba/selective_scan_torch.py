@@ -8,20 +8,22 @@ computes the others again.
 All directions advance together, each from its own end, so that two cost one recurrence and no flipped copy: `_steps` views
 the same step of both directions, counted from either end of the buffer, as one strided tensor.
 
-The operations on a chunk take both directions at once, the direction outermost. PyTorch cuts each operation into equal runs,
-one a thread, so that with two threads on a CPU each keeps to its direction, whose numbers are in its core's cache. Cores of a
-virtual machine need not share a cache, and what the other core wrote is then several times slower to read. Buffers are made
-once a scan, since memory that has gone back to the system comes back page by page.
+On a CPU, all of it runs in the thread that calls. A step is a few microseconds of work, and PyTorch's threads wait for each
+other after each: beside other work on the same cores, two threads took 28 times as long as one (medians, on an AMD EPYC).
+Buffers are made once a scan, since memory that has gone back to the system comes back page by page.
 
 Every decay is at most 1 and nothing is ever divided by a product of decays, so no delta and no A overflow.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import at_least_fp32
 from .scan_contract import Directions
 
 
@@ -92,7 +94,7 @@ class _Chunks:
         self.directions, self.reverse, self.delta_softplus = len(u), reverse, delta_softplus
         self.batch, self.length, self.dim = u[0].shape
         self.state = A[0].shape[1]
-        self.dtype = torch.promote_types(u[0].dtype, torch.float32)
+        self.dtype = at_least_fp32(u[0].dtype)
         self.num_chunks = -(-self.length // STEPS_PER_CHUNK)
         self.u, self.delta = u, delta
         self.A = torch.stack([a.to(self.dtype).t() for a in A])[:, None, None]  # (directions, 1, 1, state, dim)
@@ -170,14 +172,29 @@ def _of_samples(group: slice, *inputs: list[Tensor]) -> list[list[Tensor]]:
     return [[tensor[group] for tensor in tensors] for tensors in inputs]
 
 
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """On a CPU, PyTorch's operators run in the thread that calls, meanwhile."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def scan(directions: Directions, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See [`scan_contract.Kernels`]. Takes any dtype."""
     u, delta, A, B, C, D, delta_bias, gate, reverse, delta_softplus = directions
     y, last_states, starts = _outputs(u, A, save)
-    for group in _sample_groups(u[0], A[0]):
-        u_, delta_, B_, C_ = _of_samples(group, u, delta, B, C)
-        p = _Chunks(u_, delta_, A, B_, C_, delta_bias, reverse, delta_softplus)
-        _scan_samples(p, D, y[group], last_states[:, group], starts[:, :, group] if save else None)
+    with _one_thread(u[0].device):
+        for group in _sample_groups(u[0], A[0]):
+            u_, delta_, B_, C_ = _of_samples(group, u, delta, B, C)
+            p = _Chunks(u_, delta_, A, B_, C_, delta_bias, reverse, delta_softplus)
+            _scan_samples(p, D, y[group], last_states[:, group], starts[:, :, group] if save else None)
     if gate is None:
         return y.to(u[0].dtype), last_states, u[0].new_empty(0), starts
     output = F.silu(gate.to(y.dtype)).mul_(y).to(u[0].dtype)
@@ -191,7 +208,7 @@ def starts_shape(u: list[Tensor], A: list[Tensor]) -> tuple[int, ...]:
 
 def _outputs(u: list[Tensor], A: list[Tensor], save: bool) -> tuple[Tensor, Tensor, Tensor]:
     (batch, _, dim), state = u[0].shape, A[0].shape[1]
-    options = {"dtype": torch.promote_types(u[0].dtype, torch.float32)}
+    options = {"dtype": at_least_fp32(u[0].dtype)}
     y, last_states = u[0].new_zeros(u[0].shape, **options), u[0].new_zeros(len(u), batch, state, dim, **options)
     return y, last_states, u[0].new_empty(starts_shape(u, A) if save else 0, **options)
 
@@ -232,11 +249,12 @@ def scan_backward(grad: Tensor, y: Tensor, starts: Tensor, directions: Direction
     du, ddelta = (x[0].new_empty(n, *x[0].shape) for x in (u, delta))
     dB, dC = (starts.new_empty(n, *x[0].shape) for x in (B, C))
     dA, dD, dbias = (starts.new_zeros(n, *shape) for shape in (A[0].shape[::-1], D[0].shape, D[0].shape))
-    for group in _sample_groups(dy, A[0]):
-        u_, delta_, B_, C_ = _of_samples(group, u, delta, B, C)
-        p = _Chunks(u_, delta_, A, B_, C_, delta_bias, reverse, delta_softplus)
-        local = _of_samples(group, du, ddelta, dB, dC)
-        _differentiate_samples(p, D, dy[group], starts[:, :, group], *local, dA, dD, dbias)
+    with _one_thread(dy.device):
+        for group in _sample_groups(dy, A[0]):
+            u_, delta_, B_, C_ = _of_samples(group, u, delta, B, C)
+            p = _Chunks(u_, delta_, A, B_, C_, delta_bias, reverse, delta_softplus)
+            local = _of_samples(group, du, ddelta, dB, dC)
+            _differentiate_samples(p, D, dy[group], starts[:, :, group], *local, dA, dD, dbias)
     return [dgate, du, ddelta, dA.transpose(1, 2).contiguous(), dB, dC, dD, dbias]
 
 
@@ -317,11 +335,12 @@ def _differentiate_samples(
 
 def continue_scan(directions: Directions, states: Tensor | None, output: Tensor | None) -> tuple[Tensor, Tensor]:
     u, delta, A, B, C, D, delta_bias, gate, reverse, delta_softplus = directions
-    dtype = torch.promote_types(u[0].dtype, torch.float32)
+    dtype = at_least_fp32(u[0].dtype)
     states = u[0].new_zeros(1, len(u[0]), *A[0].shape[::-1], dtype=dtype) if states is None else states
     y = torch.zeros_like(u[0], dtype=dtype) if output is None else output
-    for group in _sample_groups(u[0], A[0]):
-        u_, delta_, B_, C_ = _of_samples(group, u, delta, B, C)
-        p = _Chunks(u_, delta_, A, B_, C_, delta_bias, reverse, delta_softplus)
-        _scan_samples(p, D, y[group], states[:, group], None)
+    with _one_thread(u[0].device):
+        for group in _sample_groups(u[0], A[0]):
+            u_, delta_, B_, C_ = _of_samples(group, u, delta, B, C)
+            p = _Chunks(u_, delta_, A, B_, C_, delta_bias, reverse, delta_softplus)
+            _scan_samples(p, D, y[group], states[:, group], None)
     return y if gate is None else y.mul_(F.silu(gate.to(y.dtype))), states

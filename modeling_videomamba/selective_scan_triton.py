@@ -8,7 +8,7 @@ from torch import Tensor
 from .scan_contract import Directions
 from .selective_scan_triton_kernels import gradients_kernel, join_kernel, outputs_kernel, summaries_kernel, tile_states_kernel
 from .tensor_layout import evenly_spaced
-from .triton_common import bit_mask, pair, triton
+from .triton_common import bit_mask, cdiv, next_power_of_2, pair, triton
 
 
 # Tiles: steps, all in the registers of one thread, and channels of a program. Those of the summaries, the outputs and backward
@@ -34,9 +34,9 @@ def check_device() -> None:
 def chunk_length(batch: int, length: int, dim: int, device: torch.device) -> int:
     """The whole length where samples and channels fill the card, else what makes as many programs as it can run at a time."""
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-    programs, wanted = max(1, batch * triton.cdiv(dim, OUTPUTS["CHANNELS"])), PROGRAMS_PER_PROCESSOR * processors
+    programs, wanted = max(1, batch * cdiv(dim, OUTPUTS["CHANNELS"])), PROGRAMS_PER_PROCESSOR * processors
     chunks = 1 if 2 * programs >= wanted else wanted // programs
-    return max(1, triton.cdiv(triton.cdiv(length, chunks), SHORTEST_CHUNK)) * SHORTEST_CHUNK
+    return max(1, cdiv(cdiv(length, chunks), SHORTEST_CHUNK)) * SHORTEST_CHUNK
 
 
 class _Inputs:
@@ -52,7 +52,7 @@ class _Inputs:
             self.B, self.C = (pair([x.contiguous() for x in maps]) for maps in (self.B, self.C))
         self.z = None if z is None else evenly_spaced(z)
         self.chunk_length = chunk_length(self.batch, self.length, self.dim, self.device)
-        self.chunks = max(1, triton.cdiv(self.length, self.chunk_length))
+        self.chunks = max(1, cdiv(self.length, self.chunk_length))
         self.reverse, self.softplus = bit_mask(reverse), delta_softplus
         self.packed = self.state % 4 == 0 and self.B[0].stride(1) % 4 == 0  # rows of B and C are words of four bf16 numbers
         self.packed &= all(x.dtype == torch.bfloat16 and x.data_ptr() % 8 == 0 for x in (*self.B, *self.C))
@@ -63,8 +63,8 @@ class _Inputs:
         return torch.empty(shape, dtype=dtype, device=self.device)
 
     def launch(self, kernel, tile: dict[str, int], programs: tuple[int, int], arguments: tuple, **constants: int) -> None:
-        channels = min(tile["CHANNELS"], triton.next_power_of_2(self.dim))
-        kernel[triton.cdiv(self.dim, channels), *programs](
+        channels = min(tile["CHANNELS"], next_power_of_2(self.dim))
+        kernel[cdiv(self.dim, channels), *programs](
             *arguments,
             **constants,
             STATE=self.state,
@@ -128,7 +128,7 @@ class _Inputs:
         du, ddelta = (self.new(self.directions, *grad.shape, dtype=x[0].dtype) for x in (self.u, self.delta))
         dgate = None if self.z is None else self.new(*grad.shape, dtype=self.z.dtype)
         dD, dbias = self.new(2, *all_chunks, self.dim)
-        blocks = triton.cdiv(self.dim, BACKWARD["CHANNELS"])
+        blocks = cdiv(self.dim, BACKWARD["CHANNELS"])
         dB, dC = self.new(2, blocks, self.directions, self.batch, self.length, self.state)
         inputs = (self.u, self.delta, self.A, self.B, self.C, self.D, self.bias, self.z, y, grad, states, carries)
         arguments = (*inputs, du, ddelta, dgate, dA, dB, dC, dD, dbias, *self.sizes)
@@ -145,7 +145,7 @@ def scan(directions: Directions, save: bool) -> tuple[Tensor, Tensor, Tensor, Te
 def starts_shape(u: list[Tensor], A: list[Tensor]) -> tuple[int, ...]:
     """Nothing is saved of a single chunk."""
     (batch, length, dim), state = u[0].shape, A[0].shape[1]
-    chunks = triton.cdiv(length, chunk_length(batch, length, dim, u[0].device))
+    chunks = cdiv(length, chunk_length(batch, length, dim, u[0].device))
     return (0,) if chunks == 1 else (len(u), batch, chunks, state, dim)
 
 

@@ -4,6 +4,7 @@ import functools
 import http.server
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,16 +125,35 @@ def render_clip(
 
     `size` is `(height, width)`; the result `(num_frames, height, width, 3)`, uint8.
     """
+    options = tuple((codec_options or {}).items())
+    content, frames = _rendered(Path(path).suffix, num_frames, size, codec, options, movflags, pix_fmt)
+    Path(path).write_bytes(content)
+    return frames.copy()
+
+
+@functools.lru_cache(maxsize=64)
+def _rendered(
+    suffix: str,
+    num_frames: int,
+    size: tuple[int, int],
+    codec: str,
+    codec_options: tuple[tuple[str, str], ...],
+    movflags: str | None,
+    pix_fmt: str,
+) -> tuple[bytes, np.ndarray]:
+    """The same clips are wanted by many tests, and encoding takes longer than most of these."""
     height, width = size
     ramp = np.linspace(0, 40, width, dtype=np.uint8)
     frames = np.stack([np.full((height, width, 3), 30 + 4 * i, np.uint8) + ramp[None, :, None] for i in range(num_frames)])
-    with av.open(str(path), "w", options={"movflags": movflags} if movflags else {}) as container:
-        stream = container.add_stream(codec, rate=25, options=codec_options)
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, pix_fmt, 12
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return frames
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, f"clip{suffix}")
+        with av.open(str(path), "w", options={"movflags": movflags} if movflags else {}) as container:
+            stream = container.add_stream(codec, rate=25, options=dict(codec_options))
+            stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, pix_fmt, 12
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+        return path.read_bytes(), frames
 
 
 def render_noise(path: Path, seed: int, num_frames: int) -> None:
@@ -152,7 +172,7 @@ def served(folder: Path) -> Iterator[str]:
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # shut down as soon as asked to
         try:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:

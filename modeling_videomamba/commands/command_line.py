@@ -21,14 +21,10 @@ from huggingface_hub.utils import disable_progress_bars
 from tqdm import tqdm
 
 from ..data import interruption
+from ..data.extras import EXTRAS, how_to_install
 
 
 PACKAGE = Path(__file__).resolve().parents[1]
-EXTRAS = {  # what installs a package that `pip install .` does not bring, as in pyproject.toml
-    "train": ("accelerate", "datasets", "evaluate", "matplotlib", "peft", "tensorboard", "timm", "tqdm", "yaml"),
-    "demo": ("skimage", "sklearn"),
-    "export": ("onnx", "onnxruntime", "onnxscript"),
-}
 OUR_PACKAGES = ("__main__", "__mp_main__", "examples", "conversion", "modeling_videomamba", "transformers_modules")
 # Whose `raise` statements speak to users: our modules, and those of `datasets` that look for the data a user names
 SPEAKERS = re.compile(
@@ -157,7 +153,7 @@ def _missing_package(error: ImportError) -> str | None:
         for package in packages:
             named = error.name is not None and error.name.split(".")[0] == package
             if named or (error.name is None and re.search(rf"requires\b.*\b{package}\b", str(error))):
-                return f'The package {package} is not installed: pip install ".[{extra}]" brings it.'
+                return f"The package {package} is not installed: {how_to_install(extra)} brings it."
     return None
 
 

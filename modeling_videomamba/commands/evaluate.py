@@ -88,13 +88,20 @@ class EvaluationArguments:
 
 
 def load_split(args: DataArguments, split: str | None) -> tuple[Dataset, str]:
-    """The videos to evaluate on, and the name of their split: `"all"` of data that have none."""
+    """The videos to evaluate on, and the name of their split: `"all"` of data that have none, of a single list its own name.
+
+    Raises:
+        ValueError: if there are no such videos, or a single list is not the split that was asked for.
+    """
+    single_list = Path(args.data).stem if Path(args.data).is_file() else None
+    if single_list and split not in (None, single_list):
+        raise ValueError(f"--split {split}: {args.data} is a single list, which has no splits. Leave --split out.")
     for name in [split] if split else ["test", "val", "all"]:
         videos = load_media(args.data, name, args.media_root, args.data_config)
         if videos is not None and args.window_seconds:
             videos = cut_into_windows(videos, args.window_seconds, args.window_stride)
         if videos is not None:
-            return videos, name
+            return videos, single_list or name
     wanted = f"no {split} videos" if split else "neither test nor val videos; --split train takes all that it has for training"
     raise ValueError(f"{args.data} has {wanted}.")
 

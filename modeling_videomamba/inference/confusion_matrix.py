@@ -7,11 +7,13 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 
-MOST_NAMED = 30  # labels whose names and counts fit into the picture; with more, the most frequent confusions are listed
+MOST_NAMED = (
+    30  # labels whose names, shares and counts fit into the picture; with more, the most frequent confusions are listed
+)
 
 
 def draw_confusion_matrix(labels: list[int], predictions: list[int], names: list[str]) -> Figure:
-    """A row for every label and a column for every prediction, coloured by the share of the row.
+    """A row for every label and a column for every prediction: the share of the row, and the number of videos.
 
     Args:
         labels, predictions: class ids, one a video.
@@ -35,7 +37,8 @@ def draw_confusion_matrix(labels: list[int], predictions: list[int], names: list
         matrix.set_yticks(range(len(names)), names, parse_math=False)
         for row, column in np.argwhere(counts):
             color = "white" if norm(shares[row, column]) > 0.6 else "black"
-            matrix.text(column, row, counts[row, column], ha="center", va="center", color=color)
+            text = f"{shares[row, column]:.0%}\n{counts[row, column]}"
+            matrix.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
     else:
         some = range(0, len(present), -(-len(present) // 20))
         matrix.set_xticks(some, present[some], rotation=90)

@@ -134,10 +134,10 @@ def config_fields(model_config: str) -> dict:
         ) from error
     if not isinstance(fields, dict):
         raise ValueError(f"--model_config: expected fields of a VideoMambaConfig and their values, got {model_config}.")
-    known = VideoMambaConfig().to_dict().keys() | {"num_labels"}
-    for name in fields:
-        if name not in known:
-            raise ValueError(f"--model_config: a VideoMambaConfig has no field {name}.{did_you_mean(name, known)}")
+    try:
+        VideoMambaConfig.check_names(fields)
+    except ValueError as error:
+        raise ValueError(f"--model_config: {error}") from None
     layers = fields.get("num_hidden_layers", 0)
     if isinstance(layers, int) and layers > MOST_LAYERS:
         raise ValueError(f"--model_config: num_hidden_layers must be at most {MOST_LAYERS:,}, got {layers:,}.")

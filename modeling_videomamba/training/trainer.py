@@ -136,7 +136,7 @@ class WipedProgress(ProgressCallback):
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     """The last checkpoint whose state, written last of all files, is whole; a run may have been killed while writing one."""
-    folders = sorted(Path(output_dir).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[-1]), reverse=True)
+    folders = sorted(Path(output_dir).glob("checkpoint-[0-9]*"), key=lambda path: int(path.name.split("-")[-1]), reverse=True)
     for folder in folders:
         try:
             json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import importlib
 import os
 import pty
 import shutil
@@ -37,6 +38,7 @@ from modeling_videomamba.commands import evaluate as evaluate_command
 from modeling_videomamba.commands import finetune as finetune_command
 from modeling_videomamba.commands import search as search_command
 from modeling_videomamba.commands.parser import DataclassParser
+from modeling_videomamba.data import extras as extras_module
 from modeling_videomamba.data import interruption
 from modeling_videomamba.data.clips import UnreadableFiles
 from modeling_videomamba.data.media_lists import load_media
@@ -121,15 +123,23 @@ class TestWhoseMistakeItIs:
 
     def test_a_package_that_is_missing_is_named_with_what_installs_it(self):
         error = ModuleNotFoundError("No module named 'datasets'", name="datasets")
-        assert command.message_of(error) == 'The package datasets is not installed: pip install ".[train]" brings it.'
+        install = 'pip install "modeling-videomamba[train]"'
+        assert command.message_of(error) == f"The package datasets is not installed: {install} brings it."
         error = ImportError("Using the `Trainer` with `PyTorch` requires `accelerate>=1.1.0`: Please run `pip install ...`")
-        assert 'pip install ".[train]"' in command.message_of(error)
+        assert install in command.message_of(error)
         assert command.message_of(ModuleNotFoundError("No module named 'helpers'", name="helpers")) is None
+
+    def test_training_says_so_where_it_is_imported(self, monkeypatch):
+        find = extras_module.find_spec
+        monkeypatch.setattr(extras_module, "find_spec", lambda name: None if name in ("datasets", "peft") else find(name))
+        needed = r'^modeling_videomamba.training needs datasets, peft: pip install "modeling-videomamba\[train\]"$'
+        with pytest.raises(ImportError, match=needed):
+            importlib.reload(importlib.import_module("modeling_videomamba.training"))
 
     def test_the_extras_are_those_of_the_project(self):
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         imported_as = {"pyyaml": "yaml", "scikit-image": "skimage", "scikit-learn": "sklearn"}
-        for extra, packages in command.EXTRAS.items():
+        for extra, packages in extras_module.EXTRAS.items():
             named = {imported_as.get(name, name) for name in extras[extra] if not name.startswith("modeling-videomamba")}
             assert set(packages) == named
 
@@ -175,8 +185,12 @@ class TestRunCommand:
     def test_ctrl_c_is_one_line_that_says_what_goes_on(self, capsys, monkeypatch):
         monkeypatch.setattr(interruption, "note", "")
         interruption.say_when_interrupted(": the same command goes on")
-        with pytest.raises(SystemExit) as ending:
-            command.run_command(lambda: signal.raise_signal(signal.SIGINT))
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+        try:
+            with pytest.raises(SystemExit) as ending:
+                command.run_command(lambda: signal.raise_signal(signal.SIGINT))
+        finally:
+            signal.signal(signal.SIGINT, before)
         assert ending.value.code == 130
         assert capsys.readouterr().err == "interrupted: the same command goes on\n"
 

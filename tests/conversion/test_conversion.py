@@ -64,7 +64,6 @@ class TestCommandLine:
         assert written >= {path.name for path in (ROOT / "modeling_videomamba").glob("*.py")} - {
             "__init__.py",
             "__main__.py",
-            "closest_names.py",
             "flop_counter.py",
             "modeling_videomamba_video_text.py",
             "video_text_losses.py",

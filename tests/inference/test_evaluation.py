@@ -186,9 +186,11 @@ class TestScores:
         np.testing.assert_allclose(half, single, atol=0.05)
         assert not np.array_equal(half, single)
 
-    def test_a_list_with_class_ids_is_every_split_and_val_stands_in_for_test(self, videos, model, tmp_path):
+    def test_a_single_list_has_its_own_name_and_val_stands_in_for_test(self, videos, model, tmp_path):
         write_list(tmp_path / "list.csv", videos, label="3")
-        assert evaluate(model, tmp_path / "list.csv", tmp_path / "one", split="train")["split"] == "train"
+        assert evaluate(model, tmp_path / "list.csv", tmp_path / "one")["split"] == "list"
+        with pytest.raises(ValueError, match="--split val: .*list.csv is a single list, which has no splits"):
+            evaluate(model, tmp_path / "list.csv", tmp_path / "one", split="val")
         (tmp_path / "list.csv").rename(tmp_path / "val.csv")
         assert evaluate(model, tmp_path, tmp_path / "two")["split"] == "val"
         (tmp_path / "val.csv").rename(tmp_path / "train.csv")
@@ -531,7 +533,11 @@ class TestConfusionMatrix:
         figure = draw_confusion_matrix([0, 0, 2, 2, 2], [0, 2, 2, 2, 2], ["run", "never seen", "jump"])
         [axes] = figure.axes
         assert [label.get_text() for label in axes.get_yticklabels()] == ["run", "jump"]
-        assert {text.get_position(): text.get_text() for text in axes.texts} == {(0, 0): "1", (1, 0): "1", (1, 1): "3"}
+        assert {text.get_position(): text.get_text() for text in axes.texts} == {
+            (0, 0): "50%\n1",
+            (1, 0): "50%\n1",
+            (1, 1): "100%\n3",
+        }
         assert axes.get_title() == "4 of 5 videos right"
 
     @pytest.mark.parametrize("num_classes", [2, 40])

@@ -1,11 +1,16 @@
 """The model behaves as transformers expects of any model, and says clearly what it cannot take."""
 
 import copy
+import json
+import logging
+import re
 import shutil
+from functools import partial
 
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForPreTraining,
@@ -20,9 +25,12 @@ from modeling_videomamba import (
     VideoMambaForVideoClassification,
     VideoMambaForVideoTextRetrieval,
     VideoMambaModel,
+    VideoMambaVideoTextConfig,
 )
+from modeling_videomamba.configuration_videomamba import NAMES_ELSEWHERE
 from modeling_videomamba.modeling_videomamba import VideoMambaLayer, select_hidden_states
-from tests.conftest import small_config, small_video_text_config
+from tests.conftest import assert_same, small_config, small_video_text_config
+from tests.rows import all_rows
 
 
 @pytest.fixture
@@ -83,9 +91,91 @@ class TestConfig:
         with pytest.raises(Exception, match="`num_frames` must be a positive multiple of `tubelet_size`"):
             small_config(num_frames=5, tubelet_size=2)
 
+    def test_the_rank_of_the_time_step_is_rounded_up(self):
+        assert small_config(hidden_size=40).time_step_rank == 3
+
+    def test_weights_are_as_large_as_the_configuration_says(self):
+        torch.manual_seed(0)
+        model = VideoMambaModel(small_config(initializer_range=0.3))
+        for weight in (model.layers[0].mixer.in_proj.weight, model.embeddings.position_embeddings):
+            assert weight.std().item() == pytest.approx(0.3, rel=0.2)
+
     def test_unknown_scan_implementation(self):
         with pytest.raises(Exception, match="'scan_implementation' expected one of .* got cudnn"):
             small_config(scan_implementation="cudnn")
+
+
+class TestUnknownFields:
+    def test_a_name_leads_to_the_fields_that_may_be_meant(self):
+        def check(name: str, expected: str | None) -> None:
+            message = f"A VideoMambaConfig has no field {name}."
+            message += f" Did you mean {expected}?" if expected else ""
+            with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+                VideoMambaConfig(**{name: 64})
+
+        rows = [("depth", "num_hidden_layers"), ("embed_dim", "hidden_size"), ("num_frame", "num_frames"), ("foo", None)]
+        rows += [("num_classes", "num_labels"), ("stride", "patch_stride"), ("push_to_hub", None)]
+        all_rows(check, rows)
+        assert NAMES_ELSEWHERE.keys().isdisjoint(VideoMambaConfig.names())
+        assert set(NAMES_ELSEWHERE.values()) <= VideoMambaConfig.names() | {"num_labels"}
+        with pytest.raises(ValueError, match=r"no field projection\. Did you mean projection_dim\?"):
+            VideoMambaVideoTextConfig(projection=64)
+        with pytest.raises(ValueError, match=r"A VideoMambaConfig has no field depth\."):
+            VideoMambaVideoTextConfig(vision_config={"depth": 4})
+
+    def test_what_transformers_passes_or_saves_is_taken(self):
+        """Fields of every configuration, old and new, and of generation."""
+        names = """architectures attn_implementation auto_map bos_token_id custom_pipelines dtype
+        finetuning_task is_decoder max_length num_beams output_hidden_states pad_token_id
+        quantization_config return_dict task_specific_params tokenizer_class torch_dtype torchscript
+        transformers_version use_cache _commit_hash _name_or_path _anything_private"""
+        for config_class in (VideoMambaConfig, VideoMambaVideoTextConfig):
+            config_class(**dict.fromkeys(names.split()), id2label={0: "a", 1: "b"}, label2id={"a": 0, "b": 1}, num_labels=2)
+            config = config_class(problem_type="regression", num_labels=1, model_type=config_class.model_type)
+            assert config_class(**config.to_dict()).to_dict() == config.to_dict()
+            assert config_class(**config.to_diff_dict()).to_dict() == config.to_dict()
+
+    def test_of_a_file_they_are_a_warning(self, tmp_path, caplog, monkeypatch):
+        """A newer version may have written it. Fields that are unknown stay with the configuration."""
+        monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+        fields = small_video_text_config().to_dict()
+        fields["vision_config"]["kernel_size"] = 3
+        (tmp_path / "config.json").write_text(json.dumps(fields | {"written_later": 4}))
+        for load in (VideoMambaVideoTextConfig.from_pretrained, AutoConfig.from_pretrained):
+            config = load(tmp_path)
+            assert (config.vision_config.kernel_size, config.written_later) == (3, 4)
+            assert (config.vision_config.tubelet_size, config.vision_config.hidden_size) == (1, 32)
+        assert VideoMambaVideoTextConfig.from_json_file(tmp_path / "config.json").written_later == 4
+        assert [record.message for record in caplog.records] == [
+            "A VideoMambaConfig has no field kernel_size. Did you mean tubelet_size? What the configuration says there has no "
+            "effect.",
+            "A VideoMambaVideoTextConfig has no field written_later. What the configuration says there has no effect.",
+        ]
+
+    def test_what_a_caller_of_from_pretrained_passes(self, tmp_path):
+        VideoMambaModel(small_config()).save_pretrained(tmp_path)
+        assert VideoMambaConfig.from_pretrained(tmp_path, drop_path_rate=0.5, revision="main").drop_path_rate == 0.5
+        assert VideoMambaConfig.from_pretrained(tmp_path, depth=4, return_unused_kwargs=True)[1] == {"depth": 4}
+        for load in (AutoConfig.from_pretrained, partial(VideoMambaConfig.from_pretrained, _from_auto=True)):
+            assert load(tmp_path, model_max_length=4).hidden_size == 32  # of a tokenizer; the second is of remote code
+        with pytest.raises(ValueError, match=r"no field depth\. Did you mean num_hidden_layers\?"):
+            VideoMambaConfig.from_pretrained(tmp_path, depth=4)
+        with pytest.raises(TypeError, match="depth"):
+            VideoMambaModel.from_pretrained(tmp_path, depth=4)
+
+    def test_a_subclass_has_fields_of_its_own(self):
+        class Annotated(VideoMambaConfig):
+            temperature_of_mine: float = 1.0
+
+        class Written(VideoMambaConfig):
+            def __init__(self, of_mine=1, **kwargs):
+                self.of_mine = of_mine
+                super().__init__(**kwargs)
+
+        assert Annotated(temperature_of_mine=2.0).temperature_of_mine == 2.0
+        assert Written.from_dict({"of_mine": 3, "hidden_size": 64}).of_mine == 3
+        with pytest.raises(ValueError, match="A Written has no field depth"):
+            Written(depth=3)
 
 
 class TestOutputs:
@@ -287,6 +377,27 @@ class TestTraining:
         for ours, expected in zip(model.parameters(), plain.parameters()):
             assert torch.equal(ours.grad, expected.grad)
 
+    def test_gradient_checkpointing_runs_every_block_again(self, model, pixel_values):
+        calls = []
+        for layer in model.videomamba.layers:
+            layer.mixer.register_forward_pre_hook(lambda *_: calls.append(None))
+        model.train().gradient_checkpointing_enable()
+        model(pixel_values, labels=torch.tensor([0, 1])).loss.backward()
+        assert len(calls) == 2 * len(model.videomamba.layers)
+
+    def test_dropouts_are_of_training_only(self, pixel_values):
+        torch.manual_seed(0)
+        model = VideoMambaForVideoClassification(small_config(hidden_dropout_prob=0.5, classifier_dropout=0.5))
+        seen = {}
+        model.videomamba.layers[0].register_forward_pre_hook(lambda _, args: seen.update(tokens=args[0]))
+        model.classifier.register_forward_pre_hook(lambda _, args: seen.update(pooled=args[0]))
+        model.train()(pixel_values)
+        assert 0.4 < (seen["tokens"] == 0).float().mean() < 0.6
+        assert 0.2 < (seen["pooled"] == 0).float().mean() < 0.8
+        model.eval()(pixel_values)
+        assert seen["tokens"].all()
+        assert seen["pooled"].all()
+
     def test_drop_path_follows_the_reference_schedule(self):
         config = small_config(num_hidden_layers=5, drop_path_rate=0.4)
         rates = [layer.drop_path.p for layer in VideoMambaModel(config).layers]
@@ -352,11 +463,17 @@ class TestLowPrecision:
         assert output.hidden_states[-1].dtype == (torch.float32 if residual_in_fp32 else torch.bfloat16)
         assert output.last_hidden_state.dtype == torch.bfloat16
 
+    @pytest.mark.parametrize("rms_norm", [True, False])
+    def test_norms_of_bf16_weights_compute_in_fp32(self, rms_norm):
+        norm = VideoMambaModel(small_config(rms_norm=rms_norm)).norm
+        stream = 3 + torch.randn(9, 32, generator=torch.Generator().manual_seed(0))  # its rounding would show
+        assert torch.equal(copy.deepcopy(norm).bfloat16()(stream), norm(stream).bfloat16())
+
 
 class TestCompilers:
     @pytest.mark.parametrize("scan_order", ["spatial_first", "spatiotemporal_v1"])
-    def test_compile_in_one_graph_forward_and_backward(self, pixel_values, scan_order):
-        backend = "inductor" if shutil.which("g++") else "aot_eager"
+    def test_one_graph_forward_and_backward(self, pixel_values, scan_order):
+        """Of the whole model, without the minutes that generating its code would take."""
         torch.manual_seed(0)
         model = VideoMambaForVideoClassification(small_config(scan_order=scan_order))
         labels = torch.tensor([0, 1])
@@ -364,11 +481,25 @@ class TestCompilers:
         output.loss.backward()
         expected = [parameter.grad.clone() for parameter in model.parameters()]
         model.zero_grad()
-        compiled = torch.compile(model, fullgraph=True, backend=backend)(pixel_values, labels=labels)
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(pixel_values, labels=labels)
         compiled.loss.backward()
         torch.testing.assert_close(compiled.logits, output.logits)
         for parameter, grad in zip(model.parameters(), expected):
             torch.testing.assert_close(parameter.grad, grad, rtol=1e-4, atol=1e-6)
+
+    @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+    def test_generated_code_of_the_mixer(self):
+        """Around the custom operators, whose layouts it must have been told."""
+        torch.manual_seed(0)
+        mixer = VideoMambaModel(small_config(initializer_range=0.2)).layers[0].mixer
+        hidden_states = torch.randn(2, 17, 32, requires_grad=True)
+        leaves = [hidden_states, *mixer.parameters()]
+        expected = mixer(hidden_states)
+        gradients = torch.autograd.grad(expected.square().sum(), leaves)
+        compiled = torch.compile(mixer, fullgraph=True)(hidden_states)
+        assert_same(compiled, expected, 1e-5)
+        for gradient, right in zip(torch.autograd.grad(compiled.square().sum(), leaves), gradients):
+            assert_same(gradient, right, 1e-4)
 
     def test_export_with_any_batch(self, model, pixel_values, tmp_path):
         with torch.no_grad():
@@ -397,6 +528,16 @@ class TestInterpolation:
         logits = model(clip).logits
         model.resize_position_embeddings(num_frames=8)
         assert torch.equal(model(clip).logits, logits)
+
+    @pytest.mark.parametrize("num_frames", [None, 1])
+    def test_images_of_another_size(self, num_frames):
+        torch.manual_seed(0)
+        model, images = VideoMambaForImageClassification(small_config(num_frames=num_frames)).eval(), torch.randn(2, 3, 48, 64)
+        with pytest.raises(ValueError, match="Pass `interpolate_pos_encoding=True`"):
+            model(images)
+        logits = model(images, interpolate_pos_encoding=True).logits
+        model.resize_position_embeddings(image_size=(48, 64))
+        torch.testing.assert_close(model(images).logits, logits)
 
     def test_resized_model_saves_and_loads(self, model, tmp_path):
         model.resize_position_embeddings(image_size=(48, 80), num_frames=7)

@@ -1,9 +1,9 @@
 """Videos and texts: the model, its losses and its conversion against the reference."""
 
+import contextlib
 import gzip
+import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -29,22 +29,23 @@ from modeling_videomamba.checkpoints.video_text_layout import (
     video_text_to_official,
     video_text_to_ours,
 )
+from modeling_videomamba.commands import convert as convert_command
 from modeling_videomamba.modeling_videomamba_video_text import VideoMambaVideoPooler
 from modeling_videomamba.video_processing_videomamba import interval_middles
-from modeling_videomamba.video_text_losses import hard_negatives, similarities
+from modeling_videomamba.video_text_losses import contrastive_loss, hard_negatives, similarities
 from tests.conftest import FIXTURES, WORDS, as_video, assert_same, golden, small_video_text_config
-from tests.training_runs import command
 
 
-COMMAND = command("convert")
 MANIFESTS = json.loads(gzip.decompress((FIXTURES / "manifests_video_text.json.gz").read_bytes()))
 HEADS = ["--set", "num_attention_heads=4", "--tokenizer", "none"]  # the golden BERT's heads are narrow, its words unknown
 
 
-def run_converter(*args, expect: int = 0) -> subprocess.CompletedProcess:
-    process = subprocess.run([sys.executable, *COMMAND, *map(str, args)], capture_output=True, text=True)
-    assert process.returncode == expect, process.stderr
-    return process
+def run_converter(*args) -> str:
+    """What the command prints, run in this process."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        convert_command.main(list(map(str, args)))
+    return printed.getvalue()
 
 
 @pytest.fixture
@@ -62,9 +63,10 @@ def reference():
 def directory(reference, tmp_path_factory) -> Path:
     """The reference's checkpoint, converted by the command line."""
     output = tmp_path_factory.mktemp("video_text") / "model"
-    process = run_converter(reference.checkpoint, output, *HEADS)
-    assert "VideoMambaForVideoTextPreTraining" in process.stdout
-    assert "32 tensors of the CLIP teacher" in process.stdout
+    printed = run_converter(reference.checkpoint, output, "--verify", *HEADS)
+    assert "VideoMambaForVideoTextPreTraining" in printed
+    assert "32 tensors of the CLIP teacher" in printed
+    assert float(printed.split("in fp64: ")[1]) < 1e-4  # of the video side
     return output
 
 
@@ -172,9 +174,9 @@ def case(request):
 @pytest.fixture(scope="module")
 def vision(case, tmp_path_factory):
     directory = tmp_path_factory.mktemp("vision") / "model"
-    process = run_converter(case.checkpoint, directory, "--verify", "--set", "normalize_alignment=false")
-    assert "left out, of use in training only: pool_norm.bias, pool_norm.weight" in process.stdout
-    assert float(process.stdout.split("in fp64: ")[1]) < 1e-4
+    printed = run_converter(case.checkpoint, directory, "--verify", "--set", "normalize_alignment=false")
+    assert "left out, of use in training only: pool_norm.bias, pool_norm.weight" in printed
+    assert float(printed.split("in fp64: ")[1]) < 1e-4
     model, info = VideoMambaForPreTraining.from_pretrained(directory, output_loading_info=True)
     assert not any(info.values())
     return model.eval()
@@ -249,10 +251,6 @@ class TestConversion:
         left_out = original.keys() - back.keys()
         assert all(name.startswith("clip_teacher.") or name.endswith("position_ids") for name in left_out)
 
-    def test_verification_of_the_video_side(self, reference, tmp_path):
-        process = run_converter(reference.checkpoint, tmp_path / "model", "--verify", *HEADS)
-        assert float(process.stdout.split("in fp64: ")[1]) < 1e-4
-
     def test_longer_clips(self, reference):
         model, _ = convert(reference.checkpoint, {"num_attention_heads": 4}, num_frames=8)
         assert model.config.vision_config.num_frames == 8
@@ -279,8 +277,8 @@ class TestConversion:
         (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
         BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "tokenizer")
         arguments = ["--set", "num_attention_heads=4", "--tokenizer", tmp_path / "tokenizer"]
-        process = run_converter(reference.checkpoint, tmp_path / "model", *arguments, expect=2)
-        assert f"has {len(WORDS)} words, the model 40" in process.stderr
+        with pytest.raises(ValueError, match=f"has {len(WORDS)} words, the model 40"):
+            run_converter(reference.checkpoint, tmp_path / "model", *arguments)
         assert not (tmp_path / "model").exists()
 
     def test_labels_make_no_sense(self, reference):
@@ -350,6 +348,15 @@ class TestModel:
     def test_two_forward_passes_before_a_backward_pass(self, inputs):
         model = VideoMambaForVideoTextRetrieval(small_video_text_config()).train()
         sum(model(**inputs, return_loss=True).loss for _ in range(2)).backward()
+
+    def test_the_matching_loss_by_hand(self, inputs):
+        """Of two pairs, each text and each video has one wrong partner."""
+        model = VideoMambaForVideoTextRetrieval(small_video_text_config()).eval()
+        output = model(**{name: x[:2] for name, x in inputs.items()}, return_loss=True)
+        texts, videos = torch.tensor([0, 1, 0, 1, 1, 0]), torch.tensor([0, 1, 1, 0, 0, 1])
+        text, video = output.text_model_output.last_hidden_state, output.vision_model_output.last_hidden_state
+        logits = model.match(text[texts], inputs["attention_mask"][texts], video[videos])
+        torch.testing.assert_close(output.matching_loss, F.cross_entropy(logits, torch.tensor([1, 1, 0, 0, 0, 0])))
 
     def test_words_after_a_word_count(self, inputs):
         """Without padding there is no mask, and attention must not turn causal."""
@@ -477,6 +484,17 @@ class TestFrames:
             processor.sample_frames(metadata, num_clips=3)
         with pytest.raises(ValueError, match="must be 'segments' or 'intervals', got 'random'"):
             VideoMambaVideoProcessor(frame_sampling="random").sample_frames(metadata)
+
+
+class TestContrastiveLoss:
+    def test_captions_of_one_video_share_their_target(self):
+        torch.manual_seed(0)
+        videos, texts = F.normalize(torch.randn(3, 2, 4), dim=-1), F.normalize(torch.randn(3, 4), dim=-1)
+        targets = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+        logits = similarities(videos, texts) / 0.1
+        expected = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+        loss = contrastive_loss(videos, texts, torch.tensor(0.1), torch.tensor([7, 7, 4]))
+        torch.testing.assert_close(loss, expected)
 
 
 class TestHardNegatives:

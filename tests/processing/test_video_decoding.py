@@ -94,6 +94,9 @@ class TestChosenFrames:
         monkeypatch.setattr(video_decoding, "decoded_frames", frames)
         decode_video(clip[0], lambda metadata: [0, 39], "pyav")
         assert len(decoded) < 14  # the first, and those from the last keyframe on
+        decoded.clear()
+        decode_video(clip[0], lambda metadata: range(40), "pyav")
+        assert len(decoded) == 40  # each once
 
     def test_few_packets_are_in_memory(self, clip, monkeypatch):
         class Packet:
@@ -331,6 +334,21 @@ class TestOrientation:
         set_display_matrix(tmp_path / "clip.mp4", *matrix)
         frames, _ = decode_video(path, lambda metadata: [7], decoder)
         assert np.abs(frames[0].permute(1, 2, 0).numpy() - drawn[7].astype(float)).mean() < 2
+
+    @pytest.mark.parametrize("decoder", DECODERS)
+    def test_pixels_that_are_not_square_stay_as_they_are_stored(self, tmp_path, decoder):
+        with av.open(str(tmp_path / "wide.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
+            for _ in range(3):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
+            container.mux(stream.encode())
+        with av.open(str(tmp_path / "wide.mp4")) as container:
+            assert container.streams.video[0].sample_aspect_ratio == 2
+        frames, metadata = decode_all(tmp_path / "wide.mp4", decoder)
+        assert frames.shape == (3, 3, 48, 64)
+        assert (metadata.height, metadata.width) == (48, 64)
 
     @pytest.mark.parametrize(("exif", "quarters"), [(1, 0), (3, 2), (6, -1), (8, 1)])
     def test_photographs_as_frames(self, tmp_path, exif, quarters):

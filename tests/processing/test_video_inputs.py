@@ -12,6 +12,8 @@ from modeling_videomamba.video_inputs import picture_to_rgb
 from tests.conftest import render_clip
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROCESSOR = VideoMambaVideoProcessor(num_frames=4, size={"shortest_edge": 24}, crop_size=24)
 VIDEO = np.random.default_rng(0).integers(256, size=(6, 32, 48, 3), dtype=np.uint8)  # (frames, height, width, 3)
 ROUNDING = 1.01 / 255 / 0.224  # of uint8 as it is resized: one level, after normalisation

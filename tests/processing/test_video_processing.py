@@ -20,6 +20,8 @@ from tests.conftest import FIXTURES, golden, render_clip, save_model, served, sm
 from tests.video_files import DECODERS
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SAMPLING = [
     sample
     for sample in json.loads((FIXTURES / "frame_sampling.json").read_text())["samples"]
@@ -56,7 +58,7 @@ class TestFrameSampling:
         assert set(indices) <= set(range(length))
         assert (np.diff(indices) >= 0).all()
 
-    @pytest.mark.parametrize(("fps", "num_frames"), [(5, 8), (2.5, 4), (25, 40), (50, 80), (0.1, 1)])
+    @pytest.mark.parametrize(("fps", "num_frames"), [(5, 8), (2.5, 4), (1, 1), (25, 40), (50, 80), (0.1, 1)])
     def test_so_many_frames_a_second(self, clip, fps, num_frames):
         """Of 1.6 s at 25 frames a second; they are those of as many `num_frames`."""
         path, drawn = clip
@@ -105,6 +107,16 @@ class TestTransform:
         check(processor(frames, crop_size=short, **kwargs)["pixel_values"][0], "test.crop0of1")
         for k, view in enumerate(processor(frames, num_crops=3, **kwargs)["pixel_values"]):
             check(view, f"test.crop{k}of3")
+
+    @pytest.mark.parametrize("is_standing", [False, True])
+    def test_frames_that_are_not_square_keep_their_shape(self, is_standing):
+        """As the processor is made by default: the centre is left of them."""
+        frames = np.zeros((16, 20, 64, 3), np.uint8)
+        frames[:, :, :20] = 255  # outside of the centre, where a squeezed frame would show it
+        frames = frames.swapaxes(1, 2) if is_standing else frames
+        pixel_values = VideoMambaVideoProcessor()(frames, return_tensors="pt")["pixel_values"]
+        assert pixel_values.shape == (1, 16, 3, 224, 224)
+        assert pixel_values.max() < -1.5
 
     def test_images_as_the_reference_evaluates_them(self, tmp_path):
         """Transformers' CLIP processor, configured, beside the torchvision transforms of the reference (PIL, bicubic)."""
@@ -197,6 +209,11 @@ class TestViews:
         assert merge(logits, 2, problem_type="regression").tolist() == [[0.5, 3.0]]
         expected = logits.sigmoid().mean(0, keepdim=True)
         torch.testing.assert_close(merge(logits, 2, problem_type="multi_label_classification"), expected)
+
+    def test_scores_of_half_precision_are_averaged_in_fp32(self):
+        logits = torch.randn(12, 400, generator=torch.Generator().manual_seed(0)).bfloat16()
+        scores = VideoMambaVideoProcessor().post_process_video_classification(logits, num_views=12)
+        assert torch.equal(scores, logits.float().softmax(-1).mean(0, keepdim=True))
 
     def test_impossible_views_are_refused(self, clip):
         for name in ("num_frames", "num_clips", "num_crops"):

@@ -22,6 +22,8 @@ from modeling_videomamba.video_sources import VIDEO_FORMATS, open_container
 from tests.conftest import render_clip, served
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DECODERS = [
     "pyav",
     pytest.param(

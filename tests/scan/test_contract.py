@@ -134,6 +134,14 @@ class TestOurs:
         _, states = run(backend, inputs)
         assert torch.autograd.grad(states.sum(), inputs.tensors[0][0], allow_unused=True) == (None,)
 
+    def test_gradients_of_the_gate_alone(self, backend):
+        inputs = make(backend, 5)
+        gate = inputs.gate.clone().requires_grad_()
+        output, _ = run(backend, inputs._replace(gate=gate))
+        expected_gate = inputs.gate.clone().requires_grad_()
+        expected, _ = reference(inputs._replace(gate=expected_gate))
+        assert_same(torch.autograd.grad(output.sum(), gate)[0], torch.autograd.grad(expected.sum(), expected_gate)[0], 2e-6)
+
     def test_what_was_traced_without_gradients_has_the_same(self, backend):
         """`torch.export` under `no_grad` writes into its graph that nothing is to be saved for the backward pass."""
         tensors, gate, reverse, softplus, A_is_log = inputs = make(backend, 20, batch=1).trained()

@@ -159,3 +159,10 @@ def test_a_size_is_as_good_as_its_fields():
         assert VideoMambaConfig(**config_fields(size)).to_dict() == getattr(VideoMambaConfig, size)().to_dict()
 
     all_rows(check, ["tiny", "small", "middle", "base"])
+
+
+def test_a_field_that_there_is_not_leads_to_the_one_meant():
+    with pytest.raises(
+        ValueError, match=r"^--model_config: .* no field embed_dim. .* hidden_size\? .* depth. .* num_hidden_layers"
+    ):
+        config_fields('{"embed_dim": 64, "depth": 4}')

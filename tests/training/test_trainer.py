@@ -163,6 +163,11 @@ class TestLastCheckpoint:
         assert last_complete_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
         assert capsys.readouterr().out.count("is not complete and is left out") == 3
 
+    def test_of_another_name_is_none_of_the_runs(self, tmp_path):
+        self.write(tmp_path, _9="{}")
+        (tmp_path / "checkpoint-best").mkdir()
+        assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
+
     def test_may_not_be_there(self, tmp_path):
         assert last_complete_checkpoint(tmp_path) is None
         assert last_complete_checkpoint(tmp_path / "nowhere") is None
