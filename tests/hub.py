@@ -8,7 +8,9 @@ import re
 import threading
 from pathlib import Path
 
+import pytest
 import torch
+from huggingface_hub import constants
 
 from tests.conftest import FIXTURES
 
@@ -46,6 +48,15 @@ class StandInHub(http.server.ThreadingHTTPServer):
     @property
     def environment(self) -> dict[str, str]:
         return {"HF_ENDPOINT": f"http://127.0.0.1:{self.server_port}", "HF_HUB_DISABLE_XET": "1"}
+
+
+def use(hub: StandInHub | None, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes this process ask the stand-in, or nobody, and keep files in `cache`."""
+    address = hub.environment["HF_ENDPOINT"] if hub else "http://127.0.0.1:9"  # where nobody listens
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
 
 
 class StandInHandler(http.server.BaseHTTPRequestHandler):

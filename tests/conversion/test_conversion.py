@@ -3,6 +3,7 @@
 import argparse
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,14 +26,6 @@ from tests.training_runs import command
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = FIXTURES / "pth_checkpoints" / "checkpoint.safetensors"
-
-
-def run_cli(*args, expect=0):
-    process = subprocess.run(
-        [sys.executable, *command("convert"), *map(str, args)], capture_output=True, text=True, cwd=ROOT.parent
-    )
-    assert process.returncode == expect, process.stderr
-    return process.stdout if expect == 0 else process.stderr
 
 
 @pytest.fixture
@@ -60,10 +53,12 @@ def altered(tmp_path, **changes) -> Path:
 
 
 class TestCommandLine:
-    def test_writes_a_complete_directory_and_says_what_it_is(self, tmp_path):
+    def test_writes_a_complete_directory_and_says_what_it_is(self, tmp_path, capsys):
         (tmp_path / "names.txt").write_text("\n".join("abcdef"))
-        report = run_cli(CHECKPOINT, tmp_path / "model", "--labels", tmp_path / "names.txt")
+        command_line.main([str(CHECKPOINT), str(tmp_path / "model"), "--labels", str(tmp_path / "names.txt"), "--verify"])
+        report = capsys.readouterr().out
         assert "VideoMambaForVideoClassification, 37,158 parameters" in report
+        assert float(re.search(r"largest difference from the official .*: (\S+)", report)[1]) < 1e-4
         written = {path.name for path in (tmp_path / "model").iterdir()}
         assert written >= {"config.json", "model.safetensors", "video_preprocessor_config.json", "README.md"}
         assert written >= {path.name for path in (ROOT / "modeling_videomamba").glob("*.py")} - {
@@ -84,7 +79,8 @@ class TestCommandLine:
     def test_settings_that_no_tensor_tells(self, tmp_path):
         settings = ("image_size=[32,48]", "patch_stride=8", "layer_norm_eps=1e-3", "drop_path_rate=0.2")
         checkpoint = golden("image_cls_stride8").checkpoint
-        run_cli(checkpoint, tmp_path / "model", *(word for setting in settings for word in ("--set", setting)))
+        words = (word for setting in settings for word in ("--set", setting))
+        command_line.main([str(checkpoint), str(tmp_path / "model"), *words])
         config = json.loads((tmp_path / "model" / "config.json").read_text())
         assert config["image_size"] == [32, 48]
         assert (config["patch_stride"], config["layer_norm_eps"], config["drop_path_rate"]) == (8, 1e-3, 0.2)
@@ -139,7 +135,10 @@ class TestCommandLine:
         assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
     def test_in_a_process_of_its_own_the_status_is_2(self, tmp_path):
-        assert run_cli("nowhere.pth", tmp_path / "out", expect=2) == "error: No such checkpoint file: nowhere.pth\n"
+        argv = [sys.executable, *command("convert"), "nowhere.pth", str(tmp_path / "out")]
+        process = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)
+        assert (process.returncode, process.stdout) == (2, "")
+        assert process.stderr == "error: No such checkpoint file: nowhere.pth\n"
 
     def test_unwritable_output(self, tmp_path, mistake):
         (tmp_path / "file").touch()
@@ -320,6 +319,7 @@ class TestLabels:
         assert not remarks
 
 
+@pytest.mark.usefixtures("one_thread")
 class TestVerification:
     """The independent forward pass on official tensors agrees with the converted model, and notices a changed value."""
 

@@ -2,137 +2,129 @@
 
 import hashlib
 import json
-import os
 import re
+import resource
 import shutil
-import signal
-import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, BertTokenizer
+from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer, AutoVideoProcessor, BertTokenizer
 
-from modeling_videomamba import VideoMambaForImageClassification, VideoMambaForPreTraining, VideoMambaForVideoTextRetrieval
+from modeling_videomamba import (
+    VideoMambaForImageClassification,
+    VideoMambaForPreTraining,
+    VideoMambaForVideoTextPreTraining,
+    VideoMambaForVideoTextRetrieval,
+)
 from modeling_videomamba.checkpoints.converter import convert, save, save_official
 from modeling_videomamba.checkpoints.download import DownloadError, download
 from modeling_videomamba.checkpoints.official_layout import read_checkpoint
 from modeling_videomamba.checkpoints.released import find_released
 from modeling_videomamba.commands import convert as command_line
 from modeling_videomamba.commands import list as list_command
+from modeling_videomamba.commands.command_line import run_command
 from tests.conftest import golden
-from tests.hub import StandInHub, official_file
-from tests.training_runs import command
+from tests.forks import fork
+from tests.hub import StandInHub, official_file, use
 
 
-ROOT = Path(__file__).parents[2]
-COMMAND = command("convert")
+@pytest.fixture
+def convert_command(tmp_path, monkeypatch, capsys):
+    """Runs `videomamba convert` in this process, which asks a hub or nobody, and returns what it prints."""
 
+    def run(*arguments: object, hub: StandInHub | None = None, expect: int = 0):
+        use(hub, tmp_path / "cache", monkeypatch)
+        try:
+            run_command(command_line.main, [*map(str, arguments)])
+        except SystemExit as ending:
+            status = ending.code
+        else:
+            status = 0
+        printed = capsys.readouterr()
+        assert (status or 0) == expect, printed.err
+        return printed
 
-def run_cli(tmp_path, *args, environment=None, expect=0):
-    environment = os.environ | {"HF_HOME": str(tmp_path / "hf_home")} | (environment or {})
-    process = subprocess.run([sys.executable, *COMMAND, *map(str, args)], capture_output=True, text=True, env=environment)
-    assert process.returncode == expect, process.stderr
-    return process
+    return run
 
 
 class TestDownload:
-    def test_a_broken_transfer_goes_on_where_it_stopped(self, tmp_path):
+    def test_a_broken_transfer_goes_on_where_it_stopped(self, tmp_path, convert_command):
         content = official_file("image_sm_tiny_res224_in1k", tmp_path)
         labels = json.dumps({str(i): f"class {i}" for i in range(1000)}).encode()
         files = {"videomamba_t16_in1k_res224.pth": content, "imagenet-1k-id2label.json": labels}
         hub = StandInHub(files, break_off=True)
-        process = run_cli(tmp_path, "videomamba-ti-in1k", tmp_path / "model", "--verify", environment=hub.environment)
-        assert "VideoMambaForImageClassification, 7,148,008 parameters" in process.stdout
-        difference = float(re.search(r"largest difference .*: (\S+)", process.stdout)[1])
-        assert difference < 1e-4
+        printed = convert_command("videomamba-ti-in1k", tmp_path / "model", hub=hub)
+        assert "VideoMambaForImageClassification, 7,148,008 parameters" in printed.out
         assert hub.ranges[0] is None
         resumed = [int(re.search(r"\d+", header)[0]) for header in hub.ranges[1:] if header]
         assert 0 < resumed[0] <= len(content) // 2
-        assert "videomamba_t16_in1k_res224.pth" in process.stderr  # the progress bar
         config = json.loads((tmp_path / "model" / "config.json").read_text())
         assert config["id2label"]["7"] == "class 7"
         assert config["official_revision"] == "0" * 40
         card = (tmp_path / "model" / "README.md").read_text()
         assert f"https://huggingface.co/OpenGVLab/VideoMamba/blob/{'0' * 40}/videomamba_t16_in1k_res224.pth" in card
-        assert f"sha256 {hashlib.sha256(content).hexdigest()}" in process.stdout
+        assert f"sha256 {hashlib.sha256(content).hexdigest()}" in printed.out
 
         transfers = len(hub.ranges)
-        run_cli(tmp_path, "videomamba-ti-in1k", tmp_path / "again", environment=hub.environment)
+        convert_command("videomamba-ti-in1k", tmp_path / "again", hub=hub)
         assert len(hub.ranges) == transfers  # from the cache
 
     @pytest.mark.slow
-    def test_a_video_text_model_with_its_tokenizer(self, tmp_path):
+    def test_a_video_text_model_with_its_tokenizer(self, tmp_path, convert_command):
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(30522 - 5))]
         BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(tmp_path / "tokenizer")
         files = {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
         files["config.json"] = b'{"model_type": "bert"}'
         files["videomamba_m16_25M_f8_res224.pth"] = official_file("video_mm_umt_middle_full_pretrain_f8_res224", tmp_path)
         hub = StandInHub(files)
-        process = run_cli(tmp_path, "videomamba-m-mm", tmp_path / "model", environment=hub.environment)
-        assert "VideoMambaForVideoTextPreTraining, 190,354,621 parameters" in process.stdout
-        assert "of the CLIP teacher" in process.stdout
+        printed = convert_command("videomamba-m-mm", tmp_path / "model", hub=hub)
+        assert "VideoMambaForVideoTextPreTraining, 190,354,621 parameters" in printed.out
+        assert "of the CLIP teacher" in printed.out
         assert len(AutoTokenizer.from_pretrained(tmp_path / "model")) == 30522
         assert "zero-shot" in (tmp_path / "model/README.md").read_text().lower()
         _, loading = VideoMambaForVideoTextRetrieval.from_pretrained(tmp_path / "model", output_loading_info=True)
         assert not loading["missing_keys"]
 
-        program = """
-            import modeling_videomamba
-            from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer, AutoVideoProcessor
-            print(len(AutoTokenizer.from_pretrained("videomamba-m-mm")))
-            print(AutoVideoProcessor.from_pretrained("videomamba-m-mm").num_frames)
-            for auto in (AutoModel, AutoModelForPreTraining):
-                print(type(auto.from_pretrained("videomamba-m-mm-25m")).__name__)
-        """
-        environment = os.environ | {"HF_HOME": str(tmp_path / "hf_home")} | hub.environment
-        command = [sys.executable, "-c", textwrap.dedent(program)]
-        process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert process.returncode == 0, process.stderr
-        heads = ["VideoMambaForVideoTextRetrieval", "VideoMambaForVideoTextPreTraining"]
-        assert process.stdout.split() == ["30522", "8", *heads]
-        [by_name] = tmp_path.glob("hf_home/hub/models--videomamba-m-mm-25m/snapshots/*")
+        assert len(AutoTokenizer.from_pretrained("videomamba-m-mm")) == 30522
+        assert AutoVideoProcessor.from_pretrained("videomamba-m-mm").num_frames == 8
+        assert type(AutoModel.from_pretrained("videomamba-m-mm-25m")) is VideoMambaForVideoTextRetrieval
+        assert type(AutoModelForPreTraining.from_pretrained("videomamba-m-mm-25m")) is VideoMambaForVideoTextPreTraining
+        [by_name] = tmp_path.glob("cache/models--videomamba-m-mm-25m/snapshots/*")
         assert {path.name for path in by_name.iterdir()} == {path.name for path in (tmp_path / "model").iterdir()}
 
-    def test_a_wrong_file_is_refused_and_nothing_is_left(self, tmp_path):
-        files = {"videomamba_s16_k400_f16_res224.pth": official_file("video_sm_tiny_f8_res224_400c", tmp_path)}
-        hub = StandInHub(files)
-        process = run_cli(tmp_path, "videomamba-s-k400", tmp_path / "out" / "model", environment=hub.environment, expect=2)
-        assert "videomamba_s16_k400_f16_res224.pth is not videomamba-s-k400-f16" in process.stderr
-        assert "hidden_size is 192 instead of 384" in process.stderr
-        assert "num_frames is 8 instead of 16" in process.stderr
-        assert "Traceback" not in process.stderr
+    def test_a_wrong_file_is_refused_and_nothing_is_left(self, tmp_path, convert_command):
+        hub = StandInHub({"videomamba_s16_k400_f16_res224.pth": official_file("video_sm_tiny_f8_res224_400c", tmp_path)})
+        error = convert_command("videomamba-s-k400", tmp_path / "out" / "model", hub=hub, expect=2).err
+        assert "videomamba_s16_k400_f16_res224.pth is not videomamba-s-k400-f16" in error
+        assert "hidden_size is 192 instead of 384" in error
+        assert "num_frames is 8 instead of 16" in error
         assert not (tmp_path / "out").exists()
 
-    def test_a_file_that_the_hub_does_not_have(self, tmp_path):
-        hub = StandInHub({})
-        process = run_cli(tmp_path, "videomamba-m-k400", tmp_path / "model", environment=hub.environment, expect=2)
-        assert "videomamba_m16_k400_f16_res224.pth does not exist" in process.stderr
+    def test_a_file_that_the_hub_does_not_have(self, tmp_path, convert_command):
+        error = convert_command("videomamba-m-k400", tmp_path / "model", hub=StandInHub({}), expect=2).err
+        assert "videomamba_m16_k400_f16_res224.pth does not exist" in error
         assert not (tmp_path / "model").exists()
 
-    @pytest.mark.slow
-    def test_no_network(self, tmp_path):
-        unreachable = {"HF_ENDPOINT": "http://127.0.0.1:9"}
-        process = run_cli(tmp_path, "videomamba-m-k400", tmp_path / "model", environment=unreachable, expect=2)
-        assert "Cannot download" in process.stderr
-        assert "fetch the file another way and convert it by its path" in process.stderr
-        assert "Traceback" not in process.stderr
+    def test_no_network(self, tmp_path, convert_command):
+        error = convert_command("videomamba-m-k400", tmp_path / "model", expect=2).err
+        assert "Cannot download" in error
+        assert "fetch the file another way and convert it by its path" in error
 
-    def test_a_name_that_does_not_exist(self, tmp_path):
-        process = run_cli(tmp_path, "videomamba-m-k40", tmp_path / "model", expect=2)
-        assert "There is no released checkpoint 'videomamba-m-k40'. The closest names are videomamba-m-k400" in process.stderr
+    def test_a_name_that_does_not_exist(self, tmp_path, convert_command):
+        error = convert_command("videomamba-m-k40", tmp_path / "model", expect=2).err
+        assert "There is no released checkpoint 'videomamba-m-k40'. The closest names are videomamba-m-k400" in error
 
-    def test_all_goes_on_after_failures_and_reports(self, tmp_path):
+    def test_all_goes_on_after_failures_and_reports(self, tmp_path, convert_command):
         hub = StandInHub({"videomamba_t16_in1k_res224.pth": official_file("image_sm_tiny_res224_in1k", tmp_path)})
-        process = run_cli(tmp_path, "--all", tmp_path / "models", environment=hub.environment, expect=1)
+        printed = convert_command("--all", tmp_path / "models", hub=hub, expect=1)
         assert [path.name for path in (tmp_path / "models").iterdir()] == ["videomamba-ti-in1k"]
-        report = process.stdout.split("report\n")[1].splitlines()
+        report = printed.out.split("report\n")[1].splitlines()
         assert len(report) == 63
-        assert sum("failed: " in line for line in report) == 62
+        assert sum("failed: " in line for line in report) == printed.err.count(": failed: ") == 62
 
     def test_list(self, capsys):
         list_command.main([])
@@ -174,50 +166,51 @@ class TestWhatTheHubStates:
         cached(b"weights", "W0123-weak-tag")
         assert download(find_released("videomamba-ti-in1k")).sha256 is None
 
-    @pytest.mark.slow
-    def test_a_file_that_changed_on_its_way(self, tmp_path):
+    def test_a_file_that_changed_on_its_way(self, tmp_path, convert_command):
         hub = StandInHub({"videomamba_t16_in1k_res224.pth": b"changed"}, checksum=hashlib.sha256(b"sent").hexdigest())
-        process = run_cli(tmp_path, "videomamba-ti-in1k", tmp_path / "model", environment=hub.environment, expect=2)
-        assert re.search(r"error: .* is damaged: its sha256 is .*, the hub states", process.stderr)
+        error = convert_command("videomamba-ti-in1k", tmp_path / "model", hub=hub, expect=2).err
+        assert re.search(r"error: .* is damaged: its sha256 is .*, the hub states", error)
         assert not (tmp_path / "model").exists()
 
 
 class TestKill:
-    @pytest.mark.slow
     def test_no_half_directory_whenever_it_is_killed(self, tmp_path):
-        (tmp_path / "checkpoint.pth").write_bytes(official_file("image_sm_tiny_res224_in1k", tmp_path))
-        command = [sys.executable, *COMMAND, tmp_path / "checkpoint.pth"]
-        start = time.monotonic()
-        subprocess.run([*map(str, command), str(tmp_path / "whole")], check=True, capture_output=True)
-        duration = time.monotonic() - start
+        checkpoint = tmp_path / "checkpoint.pth"
+        checkpoint.write_bytes(official_file("image_sm_tiny_res224_in1k", tmp_path))
+
+        def start(output: Path):
+            return fork(command_line.main, [str(checkpoint), str(output)])
+
+        began = time.monotonic()
+        start(tmp_path / "whole").join()
+        duration = time.monotonic() - began
         complete = {path.name for path in (tmp_path / "whole").iterdir()}
-        for i in range(4):
+        for i in range(5):
             output = tmp_path / f"killed{i}"
-            process = subprocess.Popen([*map(str, command), str(output)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            time.sleep(duration * (0.7 + 0.08 * i))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process = start(output)
+            time.sleep(duration * (0.5 + 0.1 * i))
+            process.kill()  # SIGKILL
+            process.join()
             assert not output.exists() or {path.name for path in output.iterdir()} == complete
             shutil.rmtree(output, ignore_errors=True)
-        subprocess.run([*map(str, command), str(output)], check=True, capture_output=True)
+        start(output).join()
+        assert {path.name for path in output.iterdir()} == complete
         assert not list(tmp_path.glob(f".{output.name}-*"))
 
 
 class TestMemory:
     def test_peak_is_a_small_multiple_of_the_checkpoint(self, tmp_path):
         """Weights are mapped from the file, given to the model as they are, and written shard by shard."""
-        (tmp_path / "m.pth").write_bytes(official_file("video_sm_middle_f16_res224_400c", tmp_path))
-        script = f"""
-import resource, sys
-sys.path.insert(0, {str(ROOT)!r})
-from modeling_videomamba.checkpoints.converter import convert, save
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-save(convert({str(tmp_path / "m.pth")!r})[0], {str(tmp_path / "model")!r}, card="")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-        process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        kibibytes = int(process.stdout.splitlines()[-1])
-        assert kibibytes * 1024 < 2.5 * (tmp_path / "m.pth").stat().st_size
+        checkpoint, grown = tmp_path / "s.pth", tmp_path / "grown.txt"
+        checkpoint.write_bytes(official_file("video_sm_small_f16_res224_400c", tmp_path))
+
+        def measure() -> None:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            save(convert(checkpoint)[0], tmp_path / "model", card="")
+            grown.write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+
+        fork(measure).join()
+        assert int(grown.read_text()) * 1024 < 2.5 * checkpoint.stat().st_size
 
 
 class TestBackAgain:
@@ -234,12 +227,12 @@ class TestBackAgain:
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
         assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
-    def test_command_line(self, tmp_path):
+    def test_command_line(self, tmp_path, convert_command):
         save(convert(golden("image_cls_base").checkpoint)[0], tmp_path / "model", card="")
-        process = run_cli(tmp_path, "--to-official", tmp_path / "model", tmp_path / "official.pth")
-        assert "an official-layout state dict under 'model'" in process.stdout
-        process = run_cli(tmp_path, tmp_path / "official.pth", tmp_path / "again")
-        assert VideoMambaForImageClassification.__name__ in process.stdout
+        printed = convert_command("--to-official", tmp_path / "model", tmp_path / "official.pth")
+        assert "an official-layout state dict under 'model'" in printed.out
+        printed = convert_command(tmp_path / "official.pth", tmp_path / "again")
+        assert VideoMambaForImageClassification.__name__ in printed.out
 
 
 class TestUpload:

@@ -1,15 +1,17 @@
 """`videomamba classify-many`, from a folder or list of videos to one table, whatever happens on the way."""
 
 import csv
+import gc
 import json
 import os
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
+from accelerate import PartialState
 from filelock import FileLock
 
 from modeling_videomamba import VideoMambaForVideoClassification, VideoMambaVideoProcessor
@@ -18,6 +20,7 @@ from modeling_videomamba.data import outputs
 from modeling_videomamba.inference import bulk_classification
 from modeling_videomamba.inference.bulk_classification import MOST_WAITING, batches_by_shape
 from tests.conftest import render_clip, render_noise, save_model, served
+from tests.forks import fork_group
 from tests.training_runs import command, finish, start
 
 
@@ -75,6 +78,17 @@ def assert_same_tables(ours: list[dict], theirs: list[dict]) -> None:
         scores, expected = ({key: float(row[key]) for key in row if key.startswith("score_")} for row in (row, other))
         assert scores == pytest.approx(expected, rel=1e-4)
         assert row | scores == other | scores
+
+
+def run_in_two_processes(model: Path, videos: Path, output_dir: Path) -> None:
+    """As `--num_processes 2`, but with forks of this process, which need not import anything."""
+    PartialState._reset_state()  # what is known of an earlier run
+    gc.collect()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classify_many, "LaunchConfig", partial(classify_many.LaunchConfig, start_method="fork"))
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        classify_many.main(options(model, videos, output_dir, batch_size=1, num_processes=2))
+    PartialState._reset_state()
 
 
 class TestTheTable:
@@ -416,13 +430,11 @@ class TestGoingOn:
 
 
 class TestProcesses:
-    def test_two_processes_have_a_half_each_and_give_the_same_table(self, videos, model, tmp_path, monkeypatch):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")
-        rows = classify(model, videos, tmp_path / "two", num_processes=2)
+    def test_two_processes_have_a_half_each_and_give_the_same_table(self, videos, model, tmp_path):
+        run_in_two_processes(model, videos, tmp_path / "two")
         paths = [str(path) for path in sorted(videos.rglob("*.gif"))]
         assert (part(tmp_path / "two", 0), part(tmp_path / "two", 1)) == (paths[::2], paths[1::2])
-        assert_same_tables(rows, classify(model, videos, tmp_path / "one"))
+        assert_same_tables(table_in(tmp_path / "two"), classify(model, videos, tmp_path / "one"))
 
     def test_killed_and_started_again_it_loses_nothing_and_repeats_nothing(self, videos, model, tmp_path, capsys):
         for i in range(100):
@@ -430,15 +442,13 @@ class TestProcesses:
         expected = classify(model, videos, tmp_path / "whole", batch_size=1)
         out = tmp_path / "out"
 
-        process = start(*COMMAND, *options(model, videos, out, batch_size=1, num_processes=2), CUDA_VISIBLE_DEVICES="")
+        processes = fork_group(2, classify_many.main, options(model, videos, out, batch_size=1))
         while len(list(out.glob("part-*.jsonl"))) < 2 or min(len(part(out, i)) for i in range(2)) < 5:
-            assert process.poll() is None, process.communicate()[1]
+            assert all(process.is_alive() for process in processes)
             time.sleep(0.005)
-        processes = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        for each in processes:
-            each.kill()  # SIGKILL
-        psutil.wait_procs(processes, timeout=5)
-        process.communicate()
+        for process in processes:
+            process.kill()  # SIGKILL
+            process.join()
         assert not (out / "predictions.csv").exists(), "it was over before it was killed"
         done = [part(out, i) for i in range(2)]
         (out / "part-1.jsonl").open("a").write('{"video": "half a li')
@@ -453,14 +463,15 @@ class TestProcesses:
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
-        "launcher",
+        "command",
         [
-            ["torch.distributed.run", "--standalone", "--nproc_per_node=2"],
-            ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2"],
+            ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *COMMAND],
+            [*COMMAND, "--num_processes=2"],
         ],
+        ids=["torchrun", "by itself"],
     )
-    def test_launchers_start_the_processes_too(self, videos, model, tmp_path, launcher):
-        finish(start("-m", *launcher, *COMMAND, *options(model, videos, tmp_path / "two"), CUDA_VISIBLE_DEVICES=""))
+    def test_whoever_starts_the_processes(self, videos, model, tmp_path, command):
+        finish(start(*command, *options(model, videos, tmp_path / "two"), CUDA_VISIBLE_DEVICES=""))
         assert [len(part(tmp_path / "two", i)) for i in range(2)] == [3, 2]
         assert_same_tables(table_in(tmp_path / "two"), classify(model, videos, tmp_path / "one"))
 

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,11 +32,9 @@ from modeling_videomamba.inference.confusion_matrix import draw_confusion_matrix
 from modeling_videomamba.inference.views import merge
 from modeling_videomamba.training.metrics import metrics_of
 from tests.conftest import golden, render_clip, render_noise, save_model, small_config
-from tests.training_runs import command
+from tests.forks import fork, fork_group
 
 
-ROOT = Path(__file__).parents[2]
-COMMAND = command("evaluate")
 HEAD = ["short", "a", "b", "long", "c", "d", "e"]  # not in the order of the class folders
 
 
@@ -82,12 +78,6 @@ def evaluate(*args, **changed) -> dict:
     """Runs the script in this process; returns what results.json says."""
     evaluate_command.main(options(*args, **changed))
     return json.loads((args[2] / "results.json").read_text())
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    """Runs Python in a process of its own, on the CPU."""
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def table_in(output_dir: Path) -> dict[str, list]:
@@ -402,19 +392,17 @@ class TestWhatIsWrong:
         assert evaluate(model, videos, tmp_path / "out", merge="stem")["merge"] == "stem"  # of the same scores
 
 
-KILLED = """
-import os, signal, sys
-from modeling_videomamba.commands import evaluate as script
+def evaluate_until_killed(arguments: list[str]) -> None:
+    """Kills its process at the fourth sample."""
+    read = EvaluationViews.__getitem__
 
-class KillingViews(script.EvaluationViews):
-    def __getitem__(self, index):
+    def read_or_die(self, index: int):
         if index == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getitem__(index)
+        return read(self, index)
 
-script.EvaluationViews = KillingViews
-script.main(sys.argv[1:])
-"""
+    EvaluationViews.__getitem__ = read_or_die
+    evaluate_command.main(arguments)
 
 
 class TestInterruptions:
@@ -427,8 +415,9 @@ class TestInterruptions:
         evaluate(model, tmp_path / "list.csv", tmp_path / "whole")
 
         arguments = options(model, tmp_path / "list.csv", tmp_path / "out")
-        process = run("-c", KILLED, *arguments)
-        assert process.returncode == -signal.SIGKILL, process.stderr
+        process = fork(evaluate_until_killed, arguments)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         part = tmp_path / "out/part-0.jsonl"
         lines = part.read_text().splitlines()
         assert [json.loads(line)["video"] for line in lines] == [str(path) for path in paths[:3]]
@@ -454,9 +443,10 @@ class TestInterruptions:
 
     def test_processes_share_the_videos_and_one_goes_on_alone(self, videos, model, tmp_path, capsys):
         write_list(tmp_path / "list.csv", videos)
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *COMMAND]
-        process = run(*launcher, *options(model, tmp_path / "list.csv", tmp_path / "two"))
-        assert process.returncode == 0, process.stderr
+        processes = fork_group(2, evaluate_command.main, options(model, tmp_path / "list.csv", tmp_path / "two"))
+        for process in processes:
+            process.join()
+        assert [process.exitcode for process in processes] == [0, 0]
         parts = [(tmp_path / f"two/part-{i}.jsonl").read_text().splitlines(keepends=True) for i in range(2)]
         assert [[json.loads(line)["index"] for line in part] for part in parts] == [[0, 2, 4], [1, 3, 5]]
         evaluate(model, tmp_path / "list.csv", tmp_path / "one")
