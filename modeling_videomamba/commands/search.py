@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def shorten(name: str) -> str:
+    """Its end, by which files of one folder differ."""
     return name if len(name) <= 60 else f"…{name[-60:]}"
 
 
@@ -71,7 +72,8 @@ def answer(searcher: Searcher, sentence: str, args: argparse.Namespace) -> None:
         names = [shorten(printable(os.path.basename(result.video))) for result in results]
         captions = [f"{place}.  {score}   {name}" for place, (score, name) in enumerate(zip(scores, names), start=1)]
         strips = [read_strip(result.video, searcher.processor) for result in results]
-        contact_sheet(captions, strips).save(args.picture)
+        title = f"“{printable(sentence)[:60]}” in {shorten(printable(searcher.index.folder))}"
+        contact_sheet(title, captions, strips).save(args.picture)
 
 
 def sentences_from_stdin() -> Iterator[str]:

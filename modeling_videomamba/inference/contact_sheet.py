@@ -13,9 +13,10 @@ from .answer_picture import frame_strip
 STRIP_FRAMES, STRIP_WIDTH, CAPTION_HEIGHT = 4, 720, 28  # of a row
 
 
-def contact_sheet(captions: list[str], strips: list[Image.Image | None]) -> Image.Image:
-    """A row for every video: its caption, and below it its strip of frames, if it has one, all of one width."""
+def contact_sheet(title: str, captions: list[str], strips: list[Image.Image | None]) -> Image.Image:
+    """Under a title, a row for every video: its caption, and below it its strip of frames, if it has one, all of one width."""
     strips = [strip and strip.resize((STRIP_WIDTH, round(strip.height * STRIP_WIDTH / strip.width))) for strip in strips]
+    captions, strips = [title, *captions], [None, *strips]
     heights = [CAPTION_HEIGHT + (strip.height if strip else 0) for strip in strips]
     sheet = Image.new("RGB", (STRIP_WIDTH, sum(heights)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.truetype(findfont("DejaVu Sans"), 15)

@@ -483,15 +483,17 @@ class TestTheContactSheet:
         with Image.open(tmp_path / "best.png") as picture:
             width = STRIP_WIDTH / STRIP_FRAMES  # of a frame and, but for the last, the gap behind it
             assert picture.width == STRIP_WIDTH
-            assert picture.height == pytest.approx(3 * (CAPTION_HEIGHT + width * 32 / 48), rel=0.05)
-            assert len(set(picture.crop((0, 0, STRIP_WIDTH, CAPTION_HEIGHT)).convert("L").tobytes())) > 2, "no caption"
+            assert picture.height == pytest.approx(CAPTION_HEIGHT + 3 * (CAPTION_HEIGHT + width * 32 / 48), rel=0.05)
+            for line in (0, 1):  # what was looked for, and the first caption
+                text = picture.crop((0, line * CAPTION_HEIGHT, STRIP_WIDTH, (line + 1) * CAPTION_HEIGHT))
+                assert len(set(text.convert("L").tobytes())) > 2, line
 
     def test_a_video_that_is_gone_has_no_frames(self, index, videos, tmp_path, capsys):
         shutil.rmtree(videos)
         search(index, SENTENCE, "--top", 2, "--picture", tmp_path / "best.jpg")
         assert capsys.readouterr().err.count("no picture: No such video file") == 2
         with Image.open(tmp_path / "best.jpg") as picture:
-            assert picture.size == (STRIP_WIDTH, 2 * CAPTION_HEIGHT)
+            assert picture.size == (STRIP_WIDTH, 3 * CAPTION_HEIGHT)
 
     @pytest.mark.parametrize("name", ["best", "best.psd"])  # Pillow reads .psd, but does not write it
     def test_it_needs_a_name_that_tells_its_kind(self, index, tmp_path, name):
