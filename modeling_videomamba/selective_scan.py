@@ -1,4 +1,4 @@
-"""The selective scan of Mamba: its contract, and a naive oracle of what it computes.
+"""The selective scan of Mamba: the public function, and its definition in fp64.
 
 For every channel, with a state h of `state_size` numbers that starts at zero (arXiv 2312.00752, section 3.2):
 
@@ -74,7 +74,7 @@ def selective_scan_reference(
     return_last_state: bool = False,
     reverse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """The oracle: [`selective_scan`] as its definition reads, step by step in fp64. Returns fp64. Slow."""
+    """The reference: [`selective_scan`] as its definition reads, step by step in fp64. Returns fp64. Slow."""
     u, delta, A, B, C = (x.double() for x in (u, delta, A, B, C))
     if delta_bias is not None:
         delta = delta + delta_bias.double()[:, None]
