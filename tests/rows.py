@@ -1,6 +1,7 @@
 """One test for a whole table: every row is checked, and all that are wrong are named at once."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import pytest
 
@@ -24,6 +25,19 @@ def all_rows(check: Callable[..., object], rows: Iterable) -> None:
             wrong.append(f"{_cut(repr(row))}: {_cut(str(error)) or type(error).__name__}")
     if wrong or not count:
         raise AssertionError("\n".join([f"{len(wrong)} of {count} rows are wrong", *wrong]))
+
+
+def for_every(rows: Iterable) -> Callable[[Callable[..., None]], Callable[[object], None]]:
+    """Makes a method that checks one row a test of all of them, see [`all_rows`]."""
+
+    def decorate(check: Callable[..., None]) -> Callable[[object], None]:
+        def test(self: object) -> None:
+            all_rows(partial(check, self), rows)
+
+        test.__name__, test.__doc__ = check.__name__, check.__doc__
+        return test
+
+    return decorate
 
 
 def _cut(text: str) -> str:

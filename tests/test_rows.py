@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.rows import all_rows
+from tests.rows import all_rows, for_every
 
 
 class Named(NamedTuple):
@@ -48,3 +48,15 @@ def test_a_table_without_rows_is_wrong():
     """Where a table is found by a pattern, a pattern that no longer matches must not pass."""
     with pytest.raises(AssertionError, match="0 of 0 rows"):
         all_rows(print, [])
+
+
+def test_a_method_that_checks_one_row_becomes_a_test_of_all():
+    class Lengths:
+        longest = 1
+
+        @for_every([("a",), ("ab",), ("abc",)])
+        def test(self, name):
+            assert len(name) <= self.longest
+
+    with pytest.raises(AssertionError, match="^2 of 3 rows are wrong"):
+        Lengths().test()

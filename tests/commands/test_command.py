@@ -19,6 +19,7 @@ import torch
 from huggingface_hub import constants
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 from transformers import AutoModelForVideoClassification
 
 from modeling_videomamba import VideoMambaConfig
@@ -46,6 +47,8 @@ from modeling_videomamba.training.arguments import MediaArguments
 from modeling_videomamba.training.learning_rate import epoch_cosine
 from modeling_videomamba.training.recipe import read_recipe
 from tests.conftest import render_noise
+from tests.forks import fork
+from tests.rows import all_rows
 from tests.training_runs import ROOT, SMALL_MODEL
 
 
@@ -218,12 +221,6 @@ class TestRunCommand:
         assert command.report(raised(read_recipe, "nowhere")) == 2
         assert waited == [command.SECONDS_FOR_THE_FIRST]
 
-    def test_an_import_that_fails_is_explained_like_everything_else(self):
-        code = "import sys, modeling_videomamba.commands.command_line; sys.modules['datasets'] = None; import datasets"
-        process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-        assert process.stderr == 'error: The package datasets is not installed: pip install ".[train]" brings it.\n'
-        assert process.returncode == 2
-
 
 def small_model(directory: Path) -> list[str]:
     return ["--model_config", SMALL_MODEL, "--output_dir", str(directory), "--use_cpu", "True", "--report_to", "none"]
@@ -298,22 +295,25 @@ def videos(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("script", "said", "line"), MISTAKES, ids=[f"{script.__name__.split('.')[-1]} {said}" for script, said, _ in MISTAKES]
-)
-def test_a_mistake_in_any_script_is_one_line(script, said, line, videos, tmp_path, capsys, monkeypatch):
+def test_a_mistake_in_any_script_is_one_line(videos, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    (tmp_path / "text.txt").write_text("text")
-    argv = []
-    for word in said.split():
-        argv += small_model(tmp_path / "o") if word == "{small}" else [word.format(videos=videos, tmp=tmp_path)]
-    with pytest.raises(SystemExit) as ending:
-        command.run_command(script.main, argv)
-    printed = capsys.readouterr().err
-    assert ending.value.code == 2
-    assert printed.startswith("error: ")
-    assert printed.count("\n") == 1
-    assert line.format(videos=videos, tmp=tmp_path) in printed
+
+    def check(script, said: str, line: str) -> None:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        (folder / "text.txt").write_text("text")
+        argv = []
+        for word in said.split():
+            argv += small_model(folder / "o") if word == "{small}" else [word.format(videos=videos, tmp=folder)]
+        with pytest.raises(SystemExit) as ending:
+            command.run_command(script.main, argv)
+        printed = capsys.readouterr().err
+        assert ending.value.code == 2
+        assert printed.startswith("error: ")
+        assert printed.count("\n") == 1
+        assert line.format(videos=videos, tmp=folder) in printed
+
+    all_rows(check, MISTAKES)
 
 
 class TestRecipes:
@@ -364,34 +364,50 @@ class TestClosestNames:
         assert "--media-root" in capsys.readouterr().out
 
 
-DRAW_BAR = """
+IN_A_PIPE = """
+import sys
 import modeling_videomamba.commands.command_line
 from tqdm import tqdm
 for _ in tqdm(range(3), mininterval=0):
     pass
 print("done")
+sys.modules["datasets"] = None
+import datasets
 """
 BARE = {name: text for name, text in os.environ.items() if not name.startswith("TQDM_")}  # as if nobody had said anything
 
 
-class TestProgressBars:
-    def test_there_are_none_out_of_a_terminal(self):
-        process = subprocess.run([sys.executable, "-c", DRAW_BAR], cwd=ROOT, env=BARE, capture_output=True, text=True)
-        assert (process.stdout, process.stderr) == ("done\n", "")
+def test_in_a_pipe_there_are_no_bars_and_an_import_that_fails_is_explained_like_everything_else():
+    process = subprocess.run([sys.executable, "-c", IN_A_PIPE], cwd=ROOT, env=BARE, capture_output=True, text=True)
+    assert process.stdout == "done\n"
+    assert process.stderr == 'error: The package datasets is not installed: pip install "modeling-videomamba[train]" brings it.\n'
+    assert process.returncode == 2
 
-    def test_on_a_terminal_they_are_wiped_when_they_are_full(self):
-        """tqdm wipes a bar by a carriage return, spaces, and another carriage return."""
-        ours, theirs = pty.openpty()
-        termios.tcsetwinsize(ours, (24, 80))
-        process = subprocess.Popen([sys.executable, "-c", DRAW_BAR], cwd=ROOT, env=BARE, stdout=subprocess.PIPE, stderr=theirs)
-        os.close(theirs)
-        drawn = b""
-        try:
-            while part := os.read(ours, 4096):
-                drawn += part
-        except OSError:  # the other end is closed
-            pass
-        process.communicate()
-        *_, last, end = drawn.decode().split("\r")
-        assert "2/3" in drawn.decode()
-        assert last.strip() == end == ""
+
+def draw_bar(terminal: int) -> None:
+    sys.stderr = os.fdopen(terminal, "w")
+    for name in os.environ.keys() - BARE.keys():
+        del os.environ[name]
+    tqdm.__init__ = vars(tqdm)["__init__"].func  # as it is before `command_line` is imported
+    command._limit_progress_bars()
+    for _ in tqdm(range(3), mininterval=0):
+        pass
+    sys.stderr.flush()
+
+
+def test_on_a_terminal_bars_are_wiped_when_they_are_full():
+    """tqdm wipes a bar by a carriage return, spaces, and another carriage return."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(ours, (24, 80))
+    process = fork(draw_bar, theirs)
+    os.close(theirs)
+    drawn = b""
+    try:
+        while part := os.read(ours, 4096):
+            drawn += part
+    except OSError:  # the other end is closed
+        pass
+    process.join()
+    *_, last, end = drawn.decode().split("\r")
+    assert "2/3" in drawn.decode()
+    assert last.strip() == end == ""

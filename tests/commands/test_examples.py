@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,54 +14,52 @@ from modeling_videomamba.commands import classify as classify_command
 from modeling_videomamba.commands.command_line import run_command
 from modeling_videomamba.inference.answer_picture import draw_answers, frame_strip
 from tests.conftest import render_clip, small_config
-from tests.training_runs import command
+
+from .running import videomamba
 
 
 ROOT = Path(__file__).parents[2]
-CLIP = "examples/demo_clips/zoom_in.mp4"
+CLIP = str(ROOT / "examples/demo_clips/zoom_in.mp4")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def run(*args):
-    return subprocess.run([sys.executable, *map(str, args)], capture_output=True, text=True, cwd=ROOT)
+def test_it_with_the_demo_model(capsys):
+    assert videomamba("classify", CLIP, "--num-clips", 2, "--num-crops", 3) == 0
+    printed = capsys.readouterr()
+    assert "zoom_in.mp4  (6 views of 8 frames of 32 of 320 x 240, decoded by " in printed.out
+    assert re.match(r" *\d\d\.\d%  zoom_in +█+$", printed.out.split("\n  ")[1])
+    assert printed.err == ""
 
 
-def test_it_with_the_demo_model():
-    process = run(*command("classify"), CLIP, "--num-clips", 2, "--num-crops", 3)
-    assert process.returncode == 0, process.stderr
-    assert "zoom_in.mp4  (6 views of 8 frames of 32 of 320 x 240, decoded by " in process.stdout
-    assert re.match(r" *\d\d\.\d%  zoom_in +█+$", process.stdout.split("\n  ")[1])
-    assert process.stderr == ""
-
-
-def test_it_goes_on_after_a_bad_file(tmp_path):
+def test_it_goes_on_after_a_bad_file(tmp_path, capsys):
     (tmp_path / "text.mp4").write_text("no video")
-    process = run(*command("classify"), tmp_path / "text.mp4", CLIP, "--num-frames", 4)
-    assert process.returncode == 1
-    assert "error: Cannot decode the video" in process.stderr
-    assert "(4 frames of 32 of" in process.stdout
+    assert videomamba("classify", tmp_path / "text.mp4", CLIP, "--num-frames", 4) == 1
+    printed = capsys.readouterr()
+    assert "error: Cannot decode the video" in printed.err
+    assert "(4 frames of 32 of" in printed.out
 
 
-def test_it_prints_values_for_regression(tmp_path):
+def test_it_prints_values_for_regression(tmp_path, capsys):
     model = VideoMambaForVideoClassification(small_config(num_labels=1, problem_type="regression"))
     model.save_pretrained(tmp_path)
     VideoMambaVideoProcessor(num_frames=4, size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path)
-    process = run(*command("classify"), CLIP, "--model", tmp_path)
-    assert process.returncode == 0, process.stderr
-    value = float(process.stdout.splitlines()[-1].split()[0])
+    assert videomamba("classify", CLIP, "--model", tmp_path) == 0
+    value = float(capsys.readouterr().out.splitlines()[-1].split()[0])
     assert abs(value) < 1  # a number near zero at initialisation, not 100 %
 
 
-def test_it_searches_folders_and_draws_what_it_saw(tmp_path):
+def test_it_searches_folders_and_draws_what_it_saw(tmp_path, capsys):
     (tmp_path / "videos/jumps").mkdir(parents=True)
     for name in ("b.MP4", "jumps/a.mkv", ".hidden.mp4"):
         render_clip(tmp_path / "videos" / name, num_frames=8)
     (tmp_path / "videos/notes.txt").write_text("no video")
     picture = tmp_path / "answers.png"
-    process = run(*command("classify"), tmp_path / "videos", CLIP, "--picture", picture)
-    assert process.returncode == 0, process.stderr
-    named = [line.split("  (")[0] for line in process.stdout.splitlines() if "decoded by" in line]
+    assert videomamba("classify", tmp_path / "videos", CLIP, "--picture", picture) == 0
+    printed = capsys.readouterr()
+    named = [line.split("  (")[0] for line in printed.out.splitlines() if "decoded by" in line]
     assert named == [f"{tmp_path}/videos/b.MP4", f"{tmp_path}/videos/jumps/a.mkv", CLIP]
-    assert process.stderr == f"{tmp_path}/videos: 2 videos, 1 other file passed over (.txt)\n"  # and no progress bar
+    assert printed.err == f"{tmp_path}/videos: 2 videos, 1 other file passed over (.txt)\n"  # and no progress bar
     assert Image.open(picture).height > 3 * 100  # a row for each
 
 

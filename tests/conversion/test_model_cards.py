@@ -25,13 +25,14 @@ from modeling_videomamba.checkpoints.model_card import (
 )
 from modeling_videomamba.checkpoints.released import load_released
 from tests.conftest import ROOT, golden, render_clip, small_config
+from tests.rows import for_every
 
 
 RELEASED = load_released()
 TEXTS = {name: released_model_card(row) for name, row in RELEASED.items()}
 PIPELINE_TAGS = {"masked-pretraining": "feature-extraction", "video-text": "feature-extraction"}  # the others: their task
 
-every_card = pytest.mark.parametrize("row", RELEASED.values(), ids=RELEASED)
+every_card = for_every(RELEASED.values())
 
 
 def snippets(card: str) -> list[str]:
@@ -170,7 +171,7 @@ class TestText:
     def test_who_learned_from_clip_says_so(self, row):
         assert ("CLIP, whose features it learned to predict" in TEXTS[row.id]) == ("-mask" in row.id or "-mm-" in row.id)
 
-    @pytest.mark.parametrize("size", ["5m", "17m", "25m"])
+    @for_every(["5m", "17m", "25m"])
     def test_video_text_tells_the_quick_score_from_the_better_one(self, size):
         text = TEXTS[f"videomamba-m-mm-{size}"]
         assert "190,354,621" in text
@@ -202,7 +203,7 @@ class TestTrainingRecipes:
     with TRAINING_RECIPES.open(encoding="utf-8", newline="") as file:
         recipes = list(csv.DictReader(file))
 
-    every_recipe = pytest.mark.parametrize("recipe", recipes, ids=lambda recipe: recipe["id"])
+    every_recipe = for_every(recipes)
 
     def test_every_checkpoint_has_one(self):
         assert [recipe["id"] for recipe in self.recipes] == list(RELEASED)
@@ -276,13 +277,12 @@ class TestSnippets:
 
 
 class TestOwnCheckpoint:
-    @pytest.mark.parametrize(
-        ("case", "tag", "tags"),
+    @for_every(
         [
             ("video_cls_base", "video-classification", []),
             ("image_cls_base", "image-classification", []),
             ("pretrain_k1", "feature-extraction", ["masked-pretraining"]),
-        ],
+        ]
     )
     def test_a_valid_card_without_claims(self, case, tag, tags):
         text = model_card(convert(golden(case).checkpoint)[0], "fine", "mine.pth")

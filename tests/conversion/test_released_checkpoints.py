@@ -16,6 +16,7 @@ from modeling_videomamba import (
 )
 from modeling_videomamba.checkpoints.released import ALIASES, NUM_LABELS, TABLE, expected_config, find_released, load_released
 from modeling_videomamba.flop_counter import count_flops
+from tests.rows import for_every
 
 
 RELEASED = load_released()
@@ -39,10 +40,6 @@ DATASETS = {
 }
 
 
-def by_id(rows):
-    return pytest.mark.parametrize("row", rows, ids=lambda row: row.id)
-
-
 class TestTable:
     def test_as_many_as_the_model_zoo_has(self):
         with TABLE.open(newline="") as file:
@@ -60,7 +57,7 @@ class TestTable:
     def test_no_file_is_named_twice(self):
         assert len({row.file for row in RELEASED.values()}) == 63
 
-    @by_id(RELEASED.values())
+    @for_every(RELEASED.values())
     def test_the_id_says_what_the_columns_say(self, row):
         name = ID.fullmatch(row.id)
         assert row.size == SIZES[name["size"]]
@@ -71,7 +68,7 @@ class TestTable:
         else:
             assert row.frames == {"image-classification": None, "masked-pretraining": 8, "video-text": 8}[row.task]
 
-    @by_id(RELEASED.values())
+    @for_every(RELEASED.values())
     def test_the_file_says_what_the_columns_say(self, row):
         size, frames, resolution = re.fullmatch(
             r"videomamba_(t|s|m|b)16_\w+?(?:_f(\d+))?_res(?:\d+to)*(\d+)\.pth", row.file
@@ -83,7 +80,7 @@ class TestTable:
             row.task == "masked-pretraining",
         )
 
-    @by_id(RELEASED.values())
+    @for_every(RELEASED.values())
     def test_the_parent_is_one_of_them_and_can_be_the_parent(self, row):
         if row.parent is not None:
             parent = RELEASED[row.parent]
@@ -101,24 +98,24 @@ class TestTable:
                 "masked-pretraining" if "-mask" in row.id or "-mm-" in row.id else "image-classification"
             )
 
-    @by_id(CLASSIFIERS)
+    @for_every(CLASSIFIERS)
     def test_a_classifier_has_an_accuracy_and_views(self, row):
         assert 60 < row.top1 < 100
         assert row.top5 is None or row.top1 < row.top5 < 100
         views = {"imagenet-1k": (1, 1), "coin": (10, 3)}.get(row.dataset, (4, 3))
         assert (row.clips, row.crops) == views
 
-    @by_id(PRETRAINED + VIDEO_TEXT)
+    @for_every(PRETRAINED + VIDEO_TEXT)
     def test_the_others_have_none(self, row):
         assert (row.top1, row.top5, row.clips, row.crops, row.gflops) == (None,) * 5
 
-    @by_id(RELEASED.values())
+    @for_every(RELEASED.values())
     def test_quirks_are_sentences(self, row):
         for quirk in row.quirks:
             assert re.fullmatch(r"\S.*[^.\s]", quirk), quirk
             assert quirk[0].isupper() or quirk[0].isdigit()
 
-    @by_id([row for row in CLASSIFIERS if row.size == "middle" and row.frames])
+    @for_every([row for row in CLASSIFIERS if row.size == "middle" and row.frames])
     def test_who_has_a_twin_of_equal_shapes_says_so(self, row):
         twin = row.id.replace("-mask", "") if "-mask" in row.id else re.sub(r"-f(\d)", r"-mask-f\1", row.id)
         assert expected_config(RELEASED[twin]).to_dict() == expected_config(row).to_dict()
@@ -126,7 +123,7 @@ class TestTable:
 
 
 class TestArchitecture:
-    @by_id(CLASSIFIERS)
+    @for_every(CLASSIFIERS)
     def test_parameters_are_those_of_the_model(self, row):
         config = expected_config(row)
         with torch.device("meta"):
@@ -134,18 +131,18 @@ class TestArchitecture:
         assert model.num_parameters() == row.parameters
         assert config.num_labels == NUM_LABELS[row.dataset]
 
-    @by_id(PRETRAINED)
+    @for_every(PRETRAINED)
     def test_masked_pretraining(self, row):
         config = expected_config(row)
         with torch.device("meta"):
             assert row.parameters == VideoMambaForPreTraining(config).num_parameters()
         assert (config.hidden_size, config.num_frames, config.num_labels) == (576, 8, 0)
 
-    @by_id(CLASSIFIERS + PRETRAINED)
+    @for_every(CLASSIFIERS + PRETRAINED)
     def test_cost_with_the_scan(self, row):
         assert row.gflops_with_scan == round(count_flops(expected_config(row)) / 1e9, 1)
 
-    @by_id(VIDEO_TEXT)
+    @for_every(VIDEO_TEXT)
     def test_video_text(self, row):
         config = expected_config(row)
         with torch.device("meta"):
@@ -155,17 +152,16 @@ class TestArchitecture:
 
 
 class TestNames:
-    @pytest.mark.parametrize("name", RELEASED)
+    @for_every(RELEASED)
     def test_an_id(self, name):
         assert find_released(name).id == name
 
-    @pytest.mark.parametrize("alias", ALIASES)
+    @for_every(ALIASES)
     def test_an_alias(self, alias):
         assert alias not in RELEASED
         assert find_released(alias).id == ALIASES[alias]
 
-    @pytest.mark.parametrize(
-        ("alias", "id"),
+    @for_every(
         [
             ("videomamba-m-k400", "videomamba-m-k400-f16"),
             ("videomamba-ti-ssv2", "videomamba-ti-ssv2-f16"),
@@ -174,7 +170,7 @@ class TestNames:
             ("videomamba-m-k400-best", "videomamba-m-k400-mask-f64-res384"),
             ("videomamba-m-mm", "videomamba-m-mm-25m"),
             ("videomamba-b-in1k", "videomamba-b-in1k"),
-        ],
+        ]
     )
     def test_the_rule_behind_the_aliases(self, alias, id):
         assert find_released(alias).id == id
