@@ -207,7 +207,7 @@ def _differentiate_scan(ctx, grad, *_):
         *_, y, starts = scan_operator(ctx.backend, *tensors, gate, *settings, True)
     grads = _scan_backward_operator(ctx.backend, grad, y, starts, *tensors, gate, *settings)
     dgate = None if gate is None else grads.pop(0)
-    grads = [[d.to(x.dtype) for d, x in zip(stacked, group)] for stacked, group in zip(grads, tensors)]
+    grads = [list(stacked) for stacked in grads]  # PyTorch gives them the dtypes of their inputs
     return None, *grads, dgate, None, None, None, None
 
 
@@ -249,8 +249,7 @@ def _differentiate_convolution(ctx, grads):
     n = len(ctx.reverse)
     weights, biases = parameters[:n], parameters[n:]
     dx, dweights, dbiases = _convolution_backward_operator(ctx.backend, grads, x, weights, biases, ctx.reverse)
-    dweights = [d.to(w.dtype) for d, w in zip(dweights, weights)]
-    return None, dx, dweights, [d.to(b.dtype) for d, b in zip(dbiases, biases)], None
+    return None, dx, list(dweights), list(dbiases) if biases else [], None
 
 
 convolution_operator = custom_operator(
