@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from modeling_videomamba import VideoMambaModel, selective_scan
 from modeling_videomamba.selective_scan import selective_scan_reference
@@ -86,6 +87,11 @@ class TestForwardMode:
         inputs = scan_inputs()
         with pytest.raises(NotImplementedError, match="no derivatives in forward mode"):
             torch.func.jvp(lambda x: selective_scan(**inputs | {name: x}), (inputs[name],), (inputs[name],))
+
+    def test_dual_numbers_are_refused(self):
+        inputs = scan_inputs()
+        with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="no derivatives in forward mode"):
+            selective_scan(**inputs | {"u": forward_ad.make_dual(inputs["u"], inputs["u"])})
 
     @pytest.mark.parametrize("parameter", ["forward_scan.conv1d.weight", "backward_scan.conv1d.bias", "in_proj.weight"])
     def test_of_a_model_is_refused(self, parameter, pixel_values):
