@@ -380,7 +380,9 @@ BARE = {name: text for name, text in os.environ.items() if not name.startswith("
 def test_in_a_pipe_there_are_no_bars_and_an_import_that_fails_is_explained_like_everything_else():
     process = subprocess.run([sys.executable, "-c", IN_A_PIPE], cwd=ROOT, env=BARE, capture_output=True, text=True)
     assert process.stdout == "done\n"
-    assert process.stderr == 'error: The package datasets is not installed: pip install "modeling-videomamba[train]" brings it.\n'
+    assert (
+        process.stderr == 'error: The package datasets is not installed: pip install "modeling-videomamba[train]" brings it.\n'
+    )
     assert process.returncode == 2
 
 
