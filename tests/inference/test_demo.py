@@ -2,7 +2,6 @@
 
 import csv
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,11 +10,13 @@ import pytest
 import torch
 from transformers import pipeline
 
-from examples.demos import render_demo_clips
+from examples.demos import render_demo_clips, train_demo
 from examples.demos.render_demo_clips import CLASSES, PHOTOGRAPHS, draw_path
 from modeling_videomamba import VideoMambaForVideoClassification
 from modeling_videomamba.checkpoints.by_name import DEMO_MODEL as MODEL
 from modeling_videomamba.commands import evaluate as evaluate_command
+
+from . import demos
 
 
 ROOT = Path(__file__).parents[2]
@@ -126,10 +127,11 @@ class TestModel:
 
 
 @pytest.mark.slow
-def test_one_command_makes_it_again(tmp_path):
-    command = [sys.executable, "-m", "examples.demos.train_demo", str(tmp_path), "--clips-per-class", "10", "--epochs", "1"]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
+@pytest.mark.usefixtures("one_thread")
+def test_one_command_makes_it_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_demo, "run", demos.run)
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path), "--clips-per-class", "10", "--epochs", "1"])
+    train_demo.main()
     made = {path.name for path in (tmp_path / "videomamba-demo").iterdir()}
     assert made == {path.name for path in MODEL.iterdir()}
-    assert "percentage points lie between" in process.stdout
+    assert "percentage points lie between" in capsys.readouterr().out

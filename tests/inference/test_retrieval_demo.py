@@ -3,19 +3,20 @@
 import io
 import json
 import re
-import subprocess
 import sys
 
 import pytest
 
-from examples.demos import render_captioned_clips
-from examples.demos.render_captioned_clips import caption
+from examples.demos import render_captioned_clips, train_retrieval_demo
+from examples.demos.render_captioned_clips import THINGS, caption
 from modeling_videomamba import VideoMambaForVideoTextRetrieval
 from modeling_videomamba.checkpoints.by_name import DEMO_MODELS
 from modeling_videomamba.commands import evaluate_retrieval
 from modeling_videomamba.commands import index as index_command
 from modeling_videomamba.commands import search as search_command
 from tests.training_runs import ROOT
+
+from . import demos
 
 
 MODEL, CLIPS = DEMO_MODELS / "videomamba-retrieval-demo", ROOT / "examples/retrieval_demo_clips"
@@ -61,13 +62,23 @@ def test_its_card_has_at_least_sixty_percent_in_the_first_place():
     assert all(float(row.split("|")[2]) >= 60 for row in rows)
 
 
+def test_the_bundled_clips_are_every_eighth_of_the_test(tmp_path, monkeypatch):
+    monkeypatch.setattr(render_captioned_clips, "render", lambda *args: None)
+    monkeypatch.setattr(render_captioned_clips, "write", lambda frames, file: file.touch())
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path)])
+    render_captioned_clips.main()
+    assert [path.name for path in sorted((tmp_path / "test").iterdir())[::8]] == list(CAPTIONS)
+
+
 @pytest.mark.slow
-def test_one_command_makes_it_again(tmp_path):
-    script = [sys.executable, "-m", "examples.demos.train_retrieval_demo", str(tmp_path)]
-    command = [*script, "--clips-per-caption", "1", "--epochs", "2"]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    for folder in (MODEL, CLIPS):
-        made = {path.name for path in (tmp_path / folder.name).iterdir()}
-        assert made == {path.name for path in folder.iterdir()}
-    assert "text to video, dual encoder alone" in process.stdout
+@pytest.mark.usefixtures("one_thread")
+def test_one_command_makes_it_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(render_captioned_clips, "THINGS", {name: THINGS[name] for name in ("coffee", "moon")})
+    monkeypatch.setitem(train_retrieval_demo.TRAINING, "per_device_train_batch_size", 8)
+    monkeypatch.setattr(train_retrieval_demo, "run", demos.run)
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path), "--clips-per-caption", "1", "--epochs", "2"])
+    train_retrieval_demo.main()
+    made = {path.name for path in (tmp_path / MODEL.name).iterdir()}
+    assert made == {path.name for path in MODEL.iterdir()}
+    assert len(list((tmp_path / CLIPS.name).iterdir())) == 2  # of 16
+    assert "text to video, dual encoder alone" in capsys.readouterr().out
