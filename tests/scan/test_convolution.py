@@ -58,8 +58,10 @@ class TestEveryBackend:
     @pytest.mark.parametrize(("reverse", "bias"), [(BOTH, True), (BOTH, False), ((True,), True), ((False,), True)])
     def test_lengths(self, backend, reverse, bias):
         device = device_of(backend)
+        few = backend == "triton" and (reverse, bias) != (BOTH, True)  # its interpreter takes its time
         all_rows(
-            lambda length: check(backend, *inputs_of(length, reverse=reverse, bias=bias, device=device)), [1, 2, 16, 17, 70]
+            lambda length: check(backend, *inputs_of(length, reverse=reverse, bias=bias, device=device)),
+            [1, 17] if few else [1, 2, 16, 17, 70],
         )
 
     def test_channels_and_widths(self, backend):
