@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import warnings
 import zipfile
 
@@ -259,6 +260,13 @@ class TestNames:
         prefix = next(name for name in tensors if "encoder.layer.0." in name).split("encoder.layer.")[0]
         with pytest.raises(CheckpointError, match=r"but also encoder\.layer\.10000\.x"):
             infer_video_text_config(tensors | {f"{prefix}encoder.layer.10000.x": torch.ones(1)}, {})
+
+    def test_layers_that_attend_to_a_video_are_the_last_ones(self):
+        tensors = load_file(golden("umt_full").checkpoint)
+        depth = 1 + max(int(match[1]) for name in tensors if (match := re.search(r"encoder\.layer\.(\d+)\.cross", name)))
+        without = {name: x for name, x in tensors.items() if f"encoder.layer.{depth - 1}.cross" not in name}
+        with pytest.raises(CheckpointError, match=r"The layers that attend to a video must be the last ones, got \["):
+            infer_video_text_config(without, {})
 
     def test_thousands_of_wrong_names_are_counted_not_listed(self, saved):
         with pytest.raises(CheckpointError, match=r"wrong\.4 and 2,995 more$"):
