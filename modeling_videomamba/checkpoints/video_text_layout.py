@@ -108,7 +108,8 @@ def infer_video_text_config(tensors: dict[str, Tensor], overrides: dict[str, Any
             **ours,
         )
     except (StrictDataclassError, TypeError) as error:
-        raise CheckpointError(f"--set {overrides}: {error}") from error
+        what = f"--set {overrides}" if overrides else "The tensors do not fit together"
+        raise CheckpointError(f"{what}: {error}") from error
 
 
 def video_text_to_ours(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

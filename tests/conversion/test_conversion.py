@@ -260,6 +260,11 @@ class TestKeyAccounting:
         renamed.write_bytes(CHECKPOINT.read_bytes())
         assert convert(renamed)[0].config.num_frames == 4
 
+    def test_patches_that_overlap_cover_fewer_pixels(self, tmp_path):
+        """Three rows of patches of 16 pixels, 8 apart, are 32 pixels."""
+        overlapping = altered(tmp_path, pos_embed=torch.zeros(1, 1 + 3 * 3, 24))
+        assert convert(overlapping, {"patch_stride": 8})[0].config.image_size == 32
+
     def test_the_first_rows_of_a_kinetics_710_head(self):
         checkpoint = golden("ckpt_head_710_slice_prefix").checkpoint
         model, _ = convert(checkpoint, num_labels=400)
@@ -292,6 +297,9 @@ class TestLabels:
     def test_something_something_is_on_the_hub_only(self, offline):
         with pytest.raises(ValueError, match="something-something-v2 are on the hub only.*--labels FILE"):
             load_labels("something-something-v2", 174)
+
+    def test_those_of_breakfast_are_in_the_order_of_its_lists(self):
+        assert list(load_labels("breakfast", 10).values())[:3] == ["cereals", "coffee", "tea"]
 
     def test_the_hub_comes_first(self, monkeypatch, tmp_path):
         (tmp_path / "hub.json").write_text(json.dumps({"0": "push", "1": "pull"}))

@@ -260,6 +260,18 @@ class TestNames:
         with pytest.raises(CheckpointError, match=r"but also encoder\.layer\.10000\.x"):
             infer_video_text_config(tensors | {f"{prefix}encoder.layer.10000.x": torch.ones(1)}, {})
 
+    def test_layers_that_attend_to_a_video_are_the_last_ones(self):
+        tensors = load_file(golden("umt_full").checkpoint)
+        moved = {name.replace("layer.2.crossattention", "layer.1.crossattention"): x for name, x in tensors.items()}
+        with pytest.raises(CheckpointError, match=r"The layers that attend to a video must be the last ones, got \[1\]"):
+            infer_video_text_config(moved, {})
+
+    def test_a_text_side_that_never_looks_at_a_video(self):
+        tensors = load_file(golden("umt_full").checkpoint)
+        blind = {name: tensor for name, tensor in tensors.items() if "crossattention" not in name}
+        with pytest.raises(CheckpointError, match=r"(?s)^The tensors do not fit together: .*`num_fusion_layers` must be"):
+            infer_video_text_config(blind, {})
+
     def test_thousands_of_wrong_names_are_counted_not_listed(self, saved):
         with pytest.raises(CheckpointError, match=r"wrong\.4 and 2,995 more$"):
             convert(saved(**{f"wrong.{i}": torch.ones(1) for i in range(3000)}))

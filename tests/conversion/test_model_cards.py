@@ -290,6 +290,7 @@ class TestOwnCheckpoint:
         assert (data.pipeline_tag, data.library_name, data.tags[3:]) == (tag, "transformers", tags)
         assert (data.eval_results, data.base_model, data.license) == (None, None, None)
         assert "`mine.pth`" in text
+        assert re.search(r" [1-9] frame\(s\) of \d\d pixels, ", text)
         [snippet] = snippets(text)
         compile(snippet, case, "exec")
         assert '"fine"' in snippet

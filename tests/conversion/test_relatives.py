@@ -94,6 +94,11 @@ class TestVideoMambaPro:
         with pytest.raises(CheckpointError, match="is a checkpoint of VideoMambaPro.*diagonals of all A_b_log are 0"):
             convert(saved(tensors=masked))
 
+    def test_the_masks_of_some_layers_tell_nothing(self, saved):
+        some = VIDEO | {"layers.0.mixer.A_b_log": VIDEO["layers.0.mixer.A_b_log"].clone()}
+        some["layers.0.mixer.A_b_log"].diagonal().zero_()
+        assert convert(saved(tensors=some))
+
 
 class TestVideoMambaItself:
     @pytest.mark.parametrize(

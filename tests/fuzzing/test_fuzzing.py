@@ -18,7 +18,7 @@ from .workers import KINDS, make_case, run_cases
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "number"),
-    [("videos", 150), ("lists", 400), ("configurations", 200), ("directories", 60), ("checkpoints", 150)],
+    [("videos", 80), ("lists", 300), ("configurations", 120), ("directories", 40), ("checkpoints", 100)],
 )
 def test_every_outcome_is_a_right_result_or_one_clear_error(kind, number, tmp_path):
     results = list(run_cases(kind, seed=0, numbers=range(number), keep=tmp_path / "faults"))
