@@ -275,6 +275,7 @@ class TestKeyAccounting:
 
     def test_every_value_survives(self):
         model, _ = convert(CHECKPOINT)
+        assert not model.training
         ours = sorted(tensor.double().sum().item() for tensor in model.state_dict().values())
         theirs = sorted(tensor.double().sum().item() for tensor in load_file(CHECKPOINT).values())
         assert ours == pytest.approx(theirs)
