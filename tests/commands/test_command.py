@@ -163,7 +163,7 @@ class Broken(Strict):
         pass
 
     def __getitem__(self, index: int):
-        int("many")
+        epoch_cosine(*("many" for _ in range(6)))
 
 
 class TestRunCommand:
@@ -362,6 +362,21 @@ class TestClosestNames:
         with pytest.raises(SystemExit, match="0"):
             DataclassParser(MediaArguments).parse_args(["--help"])
         assert "--media-root" in capsys.readouterr().out
+
+
+def write_into_a_closed_pipe() -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    os.dup2(theirs, 1)
+    sys.stdout = os.fdopen(1, "w")
+    command.run_command(print, "a" * 100_000)
+
+
+def test_a_pipe_that_has_seen_enough_is_no_fault(capfd):
+    process = fork(write_into_a_closed_pipe)
+    process.join()
+    assert process.exitcode == 1
+    assert capfd.readouterr().err == ""
 
 
 IN_A_PIPE = """

@@ -32,6 +32,20 @@ def test_it_with_the_demo_model(capsys):
     assert printed.err == ""
 
 
+@pytest.mark.parametrize(("options", "dtype"), [([], torch.float32), (["--bf16"], torch.bfloat16)])
+def test_it_runs_in_the_precision_that_is_asked_for(options, dtype, capsys, monkeypatch):
+    used = []
+
+    class Model(VideoMambaForVideoClassification):
+        def forward(self, *args, **kwargs):
+            used.append(self.dtype)
+            return super().forward(*args, **kwargs)
+
+    monkeypatch.setattr(classify_command, "AutoModelForVideoClassification", Model)
+    assert videomamba("classify", CLIP, *options) == 0
+    assert used == [dtype]
+
+
 def test_it_goes_on_after_a_bad_file(tmp_path, capsys):
     (tmp_path / "text.mp4").write_text("no video")
     assert videomamba("classify", tmp_path / "text.mp4", CLIP, "--num-frames", 4) == 1

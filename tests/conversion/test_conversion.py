@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modeling_videomamba import VideoMambaForImageClassification, VideoMambaForVideoClassification
+from modeling_videomamba import VideoMambaForImageClassification, VideoMambaForVideoClassification, VideoMambaModel
 from modeling_videomamba.checkpoints import labels
 from modeling_videomamba.checkpoints.converter import convert, save
 from modeling_videomamba.checkpoints.labels import load_labels
@@ -75,6 +75,16 @@ class TestCommandLine:
         assert config["id2label"] == dict(zip("012345", "abcdef"))
         processor = json.loads((tmp_path / "model" / "video_preprocessor_config.json").read_text())
         assert (processor["num_frames"], processor["crop_size"]) == (4, {"height": 32, "width": 32})
+
+    @pytest.mark.parametrize("inflation", ["center", "mean"])
+    def test_an_image_model_becomes_a_video_model(self, tmp_path, inflation):
+        checkpoint, sizes = golden("image_cls_base").checkpoint, ("--num-frames", "4", "--tubelet-size", "2")
+        command_line.main([str(checkpoint), str(tmp_path / "model"), *sizes, "--inflation", inflation])
+        model = VideoMambaModel.from_pretrained(tmp_path / "model")
+        first, second = model.embeddings.patch_embeddings.projection.weight.unbind(2)
+        kernel = load_file(checkpoint)["patch_embed.proj.weight"]
+        torch.testing.assert_close(first, kernel / 2 if inflation == "mean" else torch.zeros_like(kernel))
+        torch.testing.assert_close(second, kernel / 2 if inflation == "mean" else kernel)
 
     def test_settings_that_no_tensor_tells(self, tmp_path):
         settings = ("image_size=[32,48]", "patch_stride=8", "layer_norm_eps=1e-3", "drop_path_rate=0.2")

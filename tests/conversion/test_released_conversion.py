@@ -126,6 +126,15 @@ class TestDownload:
         assert len(report) == 63
         assert sum("failed: " in line for line in report) == printed.err.count(": failed: ") == 62
 
+    def test_what_to_beware_of_is_told(self, tmp_path, convert_command, monkeypatch):
+        released = find_released("videomamba-m-ssv2-mask-f16-res288")
+        model, _ = convert(golden("video_cls_base").checkpoint)
+        model.config.official_revision = "0" * 40
+        monkeypatch.setattr(command_line, "convert_released", lambda checkpoint: (model, [], Path("official.pth")))
+        printed = convert_command(released.id, tmp_path / "model").out
+        assert released.quirks
+        assert all(f"\n  beware: {quirk}\n" in printed for quirk in released.quirks)
+
     def test_list(self, capsys):
         list_command.main([])
         printed = capsys.readouterr().out
